@@ -1,0 +1,55 @@
+"""From what a user typed to the thing it means: an oracle, a dataset, a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pts_core.cli.options import build
+from pts_core.errors import UsageError
+from pts_core.interfaces import Dataset, Oracle
+from pts_core.plugins import Offer, Registry, is_file_location, load_object
+
+FILE_SUFFIXES = {".jsonl", ".json", ".csv", ".parquet"}
+
+Options = dict[str, str] | None
+
+
+def build_oracle(registry: Registry, name: str, options: Options) -> Oracle:
+    if not is_file_location(name):
+        oracle: Oracle = build(registry.find("oracle", name), options)
+        return oracle
+    found = load_object(name)
+    if isinstance(found, type):  # a class is a factory: its options are those of its constructor
+        custom: Oracle = build(Offer("oracle", name, found, name), options)
+        return custom
+    if not callable(found):
+        raise UsageError(f"--oracle {name} is not a function")
+    if options:
+        raise UsageError(f"--oracle {name} is a function and takes no options; a class may")
+    function: Oracle = found
+    return function
+
+
+def build_dataset(
+    registry: Registry, text: str, options: Options, shorthands: dict[str, str | None]
+) -> Dataset:
+    """The dataset that `--dataset` means: name, adapter:source, local file, or Hub id."""
+    adapter, colon, source = text.partition(":")
+    subject: str | None
+    if text in registry.names("dataset"):
+        offer, subject = registry.find("dataset", text), None
+    elif colon and adapter in registry.names("dataset"):
+        offer, subject = registry.find("dataset", adapter), source
+    elif Path(text).exists() or Path(text).suffix.lower() in FILE_SUFFIXES:
+        offer, subject = registry.find("dataset", "file"), text
+    else:
+        offer, subject = registry.find("dataset", "hub"), text
+    dataset: Dataset = build(offer, options, subject=subject, shorthands=shorthands)
+    return dataset
+
+
+def model_source(registry: Registry, model: str) -> str:
+    """What the backend loads: the folder behind a plugin's short name, or the model as given."""
+    if model in registry.names("model"):
+        return str(registry.find("model", model).factory())
+    return model

@@ -1,0 +1,361 @@
+"""Interleaves the searches of many problems over one backend, so that its batch is always full.
+
+The backend pulls requests; a pull that finds none waiting opens the next problem. So there are
+just as many open searches as the backend has room for, and nobody sets their number. Events come
+out in the order of the problems, so that a run's result does not depend on the batch size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from pts_core.errors import ProblemError
+from pts_core.interfaces import Backend, Oracle
+from pts_core.search.conversation import Ask, Draw, Outcome, Score, Search, Strategy, Task
+from pts_core.types import (
+    Completion,
+    Continuation,
+    PivotalToken,
+    Problem,
+    Request,
+    Rollout,
+    Sampling,
+    TokenIds,
+    Trace,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """How a problem's query becomes a prompt. `chat` None: a chat template if there is one."""
+
+    template: str = "{query}"
+    system_prompt: str | None = None
+    chat: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A pivotal token was found in an answer to a problem."""
+
+    problem: Problem
+    prompt: TokenIds
+    token: PivotalToken
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The search of a problem ended: with an outcome, or because of an error."""
+
+    problem: Problem
+    outcome: Outcome | ProblemError
+
+
+Event = Found | Ended
+
+
+@dataclass
+class Statistics:
+    """What a run has done so far. `seconds` is wall time by phase."""
+
+    problems_seen: int = 0
+    problems_searched: int = 0
+    problems_skipped: Counter[str] = field(default_factory=Counter)
+    problems_failed: int = 0
+    traces: int = 0
+    rollouts: int = 0
+    truncated_rollouts: int = 0
+    generated_tokens: int = 0
+    scored_positions: int = 0
+    pivotal_tokens: int = 0
+    undecided_tokens: int = 0
+    excluded_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    _phases: list[str] = field(default_factory=list)
+    _since: float = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Counts the time inside as `name`, and not as the phase around it."""
+        self._charge()
+        self._phases.append(name)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._phases.pop()
+
+    def _charge(self) -> None:
+        now = time.perf_counter()
+        if self._phases:
+            current = self._phases[-1]
+            self.seconds[current] = self.seconds.get(current, 0.0) + now - self._since
+        self._since = now
+
+
+@dataclass(eq=False)
+class _OpenSearch:
+    """A search in progress: the replies it waits for, and what it has found."""
+
+    problem: Problem
+    prompt: TokenIds = ()
+    search: Search | None = None
+    replies: list[list[Rollout | None]] = field(default_factory=list)
+    missing: int = 0
+    drawn: Counter[bytes] = field(default_factory=Counter)
+    events: deque[Event] = field(default_factory=deque)
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where the rollout of a request belongs."""
+
+    owner: _OpenSearch
+    draw: int
+    place: int
+
+
+class Scheduler:
+    """Runs a strategy over problems; `statistics` is up to date at every moment.
+
+    `given` maps the id of every problem to the completions to search instead of sampled ones.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        oracle: Oracle,
+        strategy: Strategy,
+        sampling: Sampling,
+        prompting: Prompting | None = None,
+        given: Mapping[str, Sequence[TokenIds]] | None = None,
+    ) -> None:
+        self.backend = backend
+        self.oracle = oracle
+        self.strategy = strategy
+        self.sampling = sampling
+        self.prompting = prompting or Prompting()
+        self.given = given
+        self.statistics = Statistics()
+        self._problems: Iterator[Problem] = iter(())
+        self._open: deque[_OpenSearch] = deque()
+        self._waiting: deque[Request] = deque()
+        self._slots: dict[int, _Slot] = {}
+
+    def run(self, problems: Iterable[Problem]) -> Iterator[Event]:
+        """Searches the problems; yields what is found as soon as order allows.
+
+        Raises what the dataset or the backend raises; what fails for one problem only is an
+        `Ended` with its ProblemError.
+        """
+        self._problems = iter(problems)
+        generated = self.backend.generate(self._pull, self.sampling)
+        while True:
+            with self.statistics.phase("generation"):
+                finished = next(generated, None)
+            if finished is not None:
+                self._receive(*finished)
+            yield from self._in_order()
+            if finished is None:
+                if not self._open:
+                    return
+                raise RuntimeError("the backend stopped before all its requests were finished")
+
+    def held_back(self) -> Iterator[Event]:
+        """What later problems have found while an earlier one is still searched: for a run that
+        ends early and must lose nothing."""
+        for search in self._open:
+            yield from search.events
+
+    def _in_order(self) -> Iterator[Event]:
+        while self._open:
+            first = self._open[0]
+            while first.events:
+                yield first.events.popleft()
+            if not first.ended:
+                return
+            self._open.popleft()
+
+    def _pull(self) -> Request | None:
+        with self.statistics.phase("search"):
+            while True:
+                while self._waiting:
+                    request = self._waiting.popleft()
+                    if request.stream in self._slots:
+                        return request
+                problem = next(self._problems, None)
+                if problem is None:
+                    return None
+                self._start(problem)
+
+    def _start(self, problem: Problem) -> None:
+        self.statistics.problems_seen += 1
+        opened = _OpenSearch(problem)
+        self._open.append(opened)
+        try:
+            opened.prompt = self._prompt(problem)
+            opened.search = self.strategy(Task(problem, self._given_traces(problem)))
+        except ProblemError as error:
+            self._end(opened, error)
+        else:
+            self._advance(opened, None)
+
+    def _prompt(self, problem: Problem) -> TokenIds:
+        # Not str.format: braces in a template or a query are mathematics, not fields.
+        query = self.prompting.template.replace("{query}", problem.query)
+        prompt = self.backend.encode_prompt(
+            query, system_prompt=self.prompting.system_prompt, chat=self.prompting.chat
+        )
+        limit, horizon = self.backend.context_length, self.sampling.horizon
+        if not prompt:
+            raise ProblemError("its prompt has no tokens")
+        if limit is not None and len(prompt) + horizon > limit:
+            raise ProblemError(
+                f"its prompt of {len(prompt)} tokens and --max-new-tokens {horizon} exceed the "
+                f"model's context of {limit} tokens; lower --max-new-tokens"
+            )
+        return prompt
+
+    def _given_traces(self, problem: Problem) -> tuple[Trace, ...] | None:
+        if self.given is None:
+            return None
+        traces = []
+        for i, ids in enumerate(self.given[problem.id]):
+            if not ids or ids[-1] not in self.backend.end_of_sequence:
+                # A given completion is a finished one.
+                ids = (*ids, self.backend.end_of_sequence[0])
+            if len(ids) > self.sampling.horizon:
+                raise ProblemError(
+                    f"a given completion has {len(ids)} tokens, more than --max-new-tokens "
+                    f"{self.sampling.horizon}"
+                )
+            traces.append(Trace(str(i), ids, self._judge(problem, ids, truncated=False)))
+        return tuple(traces)
+
+    def _advance(self, opened: _OpenSearch, reply: Any) -> None:
+        """Hands a search its reply and acts on what it asks, until it waits for rollouts."""
+        assert opened.search is not None
+        while not opened.ended:
+            try:
+                with self.statistics.phase("search"):
+                    ask: Ask = opened.search.send(reply)
+                reply = self._answer(opened, ask)
+            except StopIteration as stop:
+                self._end(opened, stop.value)
+                return
+            except ProblemError as error:
+                self._end(opened, error)
+                return
+            if isinstance(ask, list) and opened.missing:
+                return
+
+    def _answer(self, opened: _OpenSearch, ask: Ask) -> Any:
+        """The reply to an ask. For draws that is None: their rollouts are on their way."""
+        if isinstance(ask, PivotalToken):
+            self.statistics.pivotal_tokens += 1
+            opened.events.append(Found(opened.problem, opened.prompt, ask))
+            return None
+        if isinstance(ask, Score):
+            self.statistics.scored_positions += len(ask.trace)
+            with self.statistics.phase("scoring"):
+                return self.backend.score(opened.prompt, ask.trace, self.sampling)
+        opened.replies = [[None] * d.count for d in ask]
+        opened.missing = sum(d.count for d in ask)
+        for i, wanted in enumerate(ask):
+            self._submit(opened, i, wanted)
+        return [()] * len(ask)  # used only when nothing was to be drawn
+
+    def _submit(self, opened: _OpenSearch, index: int, wanted: Draw) -> None:
+        """Queues the requests of a draw, each with a random stream of its own."""
+        prefix = np.array(
+            [-1 if t is None else t for t in (wanted.first_token, wanted.excluded_token)]
+            + list(wanted.trace[: wanted.start]),
+            dtype=np.int64,
+        ).tobytes()
+        for place in range(wanted.count):
+            number = opened.drawn[prefix]
+            opened.drawn[prefix] += 1
+            request = Request(
+                prompt=opened.prompt,
+                trace=wanted.trace,
+                start=wanted.start,
+                stream=_stream(opened.problem, prefix, number),
+                first_token=wanted.first_token,
+                excluded_token=wanted.excluded_token,
+            )
+            self._slots[request.stream] = _Slot(opened, index, place)
+            self._waiting.append(request)
+
+    def _receive(self, request: Request, result: Continuation | ProblemError) -> None:
+        slot = self._slots.pop(request.stream, None)
+        if slot is None:  # its problem has failed meanwhile
+            return
+        opened = slot.owner
+        if isinstance(result, ProblemError):
+            self._end(opened, result)
+            return
+        self.statistics.rollouts += 1
+        self.statistics.generated_tokens += len(result.ids)
+        self.statistics.truncated_rollouts += result.truncated
+        try:
+            correct = self._judge(
+                opened.problem, request.trace[: request.start] + result.ids, result.truncated
+            )
+        except ProblemError as error:
+            self._end(opened, error)
+            return
+        opened.replies[slot.draw][slot.place] = Rollout(
+            request.start, result.ids, correct, result.truncated
+        )
+        opened.missing -= 1
+        if not opened.missing:
+            self._advance(opened, [tuple(r) for r in opened.replies])
+
+    def _judge(self, problem: Problem, ids: TokenIds, truncated: bool) -> bool:
+        text = self.backend.decode(ids, skip_special_tokens=True)
+        with self.statistics.phase("judging"):
+            try:
+                verdict = self.oracle(problem, Completion(text, ids, truncated))
+            except ProblemError:
+                raise
+            except Exception as error:
+                cause = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise ProblemError(f"the oracle raised {cause}") from error
+        if not isinstance(verdict, bool | np.bool_):
+            raise ProblemError(
+                f"the oracle must return True or False, not {type(verdict).__name__}"
+            )
+        return bool(verdict)
+
+    def _end(self, opened: _OpenSearch, outcome: Outcome | ProblemError) -> None:
+        opened.ended = True
+        opened.drawn.clear()
+        counts = self.statistics
+        if isinstance(outcome, ProblemError):
+            counts.problems_failed += 1
+            self._slots = {k: s for k, s in self._slots.items() if s.owner is not opened}
+        elif outcome.skipped:
+            counts.problems_skipped[outcome.skipped] += 1
+        else:
+            counts.problems_searched += 1
+            counts.traces += outcome.traces
+            counts.undecided_tokens += outcome.undecided
+            counts.excluded_tokens += outcome.excluded
+        opened.events.append(Ended(opened.problem, outcome))
+
+
+def _stream(problem: Problem, prefix: bytes, number: int) -> int:
+    """The random stream of the number-th rollout from a prefix: the same in every run."""
+    digest = blake2b(digest_size=8)
+    for part in (problem.dataset_id.encode(), problem.id.encode(), prefix, b"%d" % number):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return int.from_bytes(digest.digest(), "little")

@@ -1,0 +1,81 @@
+"""How a search strategy talks: it asks for rollouts and scores, and is handed them.
+
+A strategy is a generator over one problem. It knows no backend, clock or disk, so it can be
+tested against a model whose success probabilities are known exactly, and replayed from a log.
+
+    def my_search(task: Task) -> Search:
+        [rollouts] = yield from draw([Draw((), 0, count=10)])   # ten rollouts from the prompt
+        scores = yield from score(trace.ids)                    # the policy along a trace
+        yield PivotalToken(...)                                 # reported at once
+        return Outcome(...)
+
+Replies come in the order asked, whatever the order in which rollouts finish: given the same
+rollouts a strategy does the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pts_core.types import PivotalToken, Problem, Rollout, TokenIds, TokenScores, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Asks for `count` rollouts from prefix `start` of `trace`, with a Request's restrictions."""
+
+    trace: TokenIds
+    start: int
+    count: int
+    first_token: int | None = None
+    excluded_token: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Asks for the policy along a trace."""
+
+    trace: TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One problem to search. `traces` are given completions; None lets the strategy sample."""
+
+    problem: Problem
+    traces: tuple[Trace, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the search of one problem ended.
+
+    `success_prob` estimates V(0). `skipped` says why a problem was not searched, "" if it was.
+    `undecided` counts tokens that were neither shown pivotal nor shown not to be, `excluded`
+    those proved not pivotal without a rollout.
+    """
+
+    success_prob: float
+    traces: int = 0
+    undecided: int = 0
+    excluded: int = 0
+    skipped: str = ""
+
+
+Ask = list[Draw] | Score | PivotalToken
+Search = Generator[Ask, Any, Outcome]
+Strategy = Callable[[Task], Search]
+
+
+def draw(draws: Sequence[Draw]) -> Generator[Ask, Any, list[tuple[Rollout, ...]]]:
+    """The rollouts of each draw, in the order asked."""
+    rollouts: list[tuple[Rollout, ...]] = yield list(draws)
+    return rollouts
+
+
+def score(trace: TokenIds) -> Generator[Ask, Any, TokenScores]:
+    """The policy along a trace."""
+    scores: TokenScores = yield Score(trace)
+    return scores

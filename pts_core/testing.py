@@ -1,0 +1,167 @@
+"""What to test searches, oracles and backends with: a model whose answers are known exactly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from pts_core.randomness import uniforms
+from pts_core.types import (
+    Completion,
+    Continuation,
+    Problem,
+    Request,
+    Sampling,
+    TokenIds,
+    TokenScores,
+)
+
+END = 0  # the end-of-sequence token of a FiniteStateModel
+
+
+class FiniteStateModel:
+    """A language model with finitely many states, whose success probabilities are exact.
+
+    `transitions[state]` maps a token to (probability, next state); token 0 ends the completion,
+    whatever its next state. A completion is correct if it ended in one of the states `right`.
+    A problem's query is the number of the state it starts in. The transitions *are* the policy:
+    temperature and the filters change nothing.
+
+    It is a Backend; its method `judge` is the Oracle that goes with it. `batch` requests are
+    drawn at a time and finish in an order shuffled by `order`, as those of a real backend do.
+    """
+
+    model_id = "finite-state"
+    end_of_sequence: TokenIds = (END,)
+    context_length: int | None = None
+
+    def __init__(
+        self,
+        transitions: Sequence[Mapping[int, tuple[float, int]]],
+        right: set[int],
+        *,
+        batch: int = 1,
+        order: random.Random | None = None,
+    ) -> None:
+        for state, choices in enumerate(transitions):
+            if abs(sum(p for p, _ in choices.values()) - 1) > 1e-9:
+                raise ValueError(f"the probabilities of state {state} don't add up to 1")
+        self.transitions = [dict(sorted(choices.items())) for choices in transitions]
+        self.right = right
+        self.batch = batch
+        self.order = order
+
+    def problem(self, state: int = 0) -> Problem:
+        return Problem(id=str(state), query=str(state), answer="", dataset_id="finite-state")
+
+    def judge(self, problem: Problem, completion: Completion) -> bool:
+        if completion.truncated or not completion.ids or completion.ids[-1] != END:
+            return False
+        return self._state((int(problem.query),), completion.ids[:-1]) in self.right
+
+    def success_prob(self, prompt: TokenIds, completion: TokenIds, horizon: int) -> float:
+        """V of a prefix, exactly."""
+        if completion and completion[-1] == END:
+            return float(self._state(prompt, completion[:-1]) in self.right)
+        left = horizon - len(completion)
+        return float(self._values(left)[self._state(prompt, completion)])
+
+    def encode_prompt(
+        self,
+        query: str,
+        *,
+        system_prompt: str | None = None,  # noqa: ARG002 - part of the interface
+        chat: bool | None = None,  # noqa: ARG002
+    ) -> TokenIds:
+        return (int(query),)
+
+    def encode(self, text: str) -> TokenIds:
+        return tuple(int(word) for word in text.split())
+
+    def decode(self, ids: TokenIds, *, skip_special_tokens: bool = False) -> str:
+        return " ".join(str(i) for i in ids if i != END or not skip_special_tokens)
+
+    def score(
+        self,
+        prompt: TokenIds,
+        completion: TokenIds,
+        sampling: Sampling,  # noqa: ARG002
+    ) -> TokenScores:
+        width = max(len(choices) for choices in self.transitions)
+        probs = np.zeros(len(completion))
+        ids = np.full((len(completion), width), -1)
+        alternative_probs = np.zeros((len(completion), width))
+        for t, token in enumerate(completion):
+            choices = self.transitions[self._state(prompt, completion[:t])]
+            probs[t] = choices.get(token, (0.0, 0))[0]
+            ranked = sorted(((p, i) for i, (p, _) in choices.items()), reverse=True)
+            for k, (p, i) in enumerate(ranked):
+                ids[t, k], alternative_probs[t, k] = i, p
+        return TokenScores(probs, ids, alternative_probs)
+
+    def generate(
+        self, pull: Callable[[], Request | None], sampling: Sampling
+    ) -> Iterator[tuple[Request, Continuation]]:
+        while batch := [r for r in (pull() for _ in range(self.batch)) if r is not None]:
+            if self.order is not None:
+                self.order.shuffle(batch)
+            for request in batch:
+                yield request, self._continue(request, sampling)
+
+    def _continue(self, request: Request, sampling: Sampling) -> Continuation:
+        state = self._state(request.prompt, request.trace[: request.start])
+        left = sampling.horizon - request.start
+        ids: list[int] = []
+        for u in uniforms(sampling.seed, request.stream, left):
+            choices = self.transitions[state]
+            if not ids and request.first_token is not None:
+                token = request.first_token
+            else:
+                token = _pick(choices, float(u), None if ids else request.excluded_token)
+            ids.append(token)
+            if token == END:
+                return Continuation(tuple(ids), truncated=False)
+            state = choices[token][1]
+        return Continuation(tuple(ids), truncated=True)
+
+    def _state(self, prompt: TokenIds, completion: TokenIds) -> int:
+        state = prompt[0]
+        for token in completion:
+            state = self.transitions[state][token][1]
+        return state
+
+    @cached_property
+    def _step(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Probability of going from state to state, and of ending right now in a right state."""
+        count = len(self.transitions)
+        move, reward = np.zeros((count, count)), np.zeros(count)
+        for state, choices in enumerate(self.transitions):
+            for token, (p, target) in choices.items():
+                if token == END:
+                    reward[state] += p * (state in self.right)
+                else:
+                    move[state, target] += p
+        return move, reward
+
+    def _values(self, left: int) -> npt.NDArray[np.float64]:
+        """V of each state with `left` tokens to go: v_n = move · v_{n-1} + reward, v_0 = 0."""
+        move, reward = self._step
+        values = np.zeros(len(reward))
+        for _ in range(left):
+            values = move @ values + reward
+        return values
+
+
+def _pick(choices: Mapping[int, tuple[float, int]], u: float, excluded: int | None) -> int:
+    """The token at a uniform's place in the cumulative distribution, `excluded` left out."""
+    allowed = [(token, p) for token, (p, _) in choices.items() if token != excluded and p > 0]
+    target = u * sum(p for _, p in allowed)
+    for token, p in allowed:
+        target -= p
+        if target < 0:
+            return token
+    return allowed[-1][0]
