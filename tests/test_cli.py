@@ -13,7 +13,10 @@ from conftest import Pts
 
 from pts_core.records import read_json_lines
 
-SOLVABLE = ("--model", "x", "--backend", "solvable", "--oracle", "has")
+SOLVABLE = (
+    *("--model", "x", "--backend", "solvable"),
+    *("--oracle", "has", "--dataset", "problems.jsonl"),
+)
 
 
 @pytest.fixture
@@ -24,8 +27,9 @@ def solvable(pts: Pts, install, tmp_path: Path):
     write(tmp_path / "problems.jsonl", rows)
 
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        arguments = ("run", *SOLVABLE, "--dataset", "problems.jsonl", *arguments)
-        return pts(*arguments, PYTHONPATH=folder, **env)
+        defaults = zip(SOLVABLE[::2], SOLVABLE[1::2], strict=True)
+        needed = [word for pair in defaults if pair[0] not in arguments for word in pair]
+        return pts("run", *needed, *arguments, PYTHONPATH=folder, **env)
 
     return run
 
@@ -147,7 +151,7 @@ def test_ctrl_c_ends_cleanly_and_says_what_is_on_disk(install, tmp_path: Path):
     write(
         tmp_path / "problems.jsonl", [{"question": "q", "answer": "4", "id": i} for i in range(99)]
     )
-    arguments = (*SOLVABLE, "--dataset", "problems.jsonl", "--backend.delay", "0.01")
+    arguments = (*SOLVABLE, "--backend.delay", "0.01")
     process = subprocess.Popen(
         [sys.executable, "-c", "from pts_core.cli import main; main()", "run", *arguments],
         cwd=tmp_path,
@@ -206,7 +210,7 @@ def test_bad_input_gets_one_line(solvable, tmp_path: Path, arguments, code, mess
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "empty"),
+        ("", "no problems"),
         ('{"question": "a", "answer": "4"}\n{"question": "b", "ans', "line 2"),
         ('{"question": "a", "answer": "4"}\n{"question": "b"}\n', "answer"),
         ('{"ask": "a", "reply": "4"}\n', "--query-key"),
