@@ -16,7 +16,9 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from pts_core.discoveries import FalseDiscoveryControl
 from pts_core.errors import ProblemError
 from pts_core.interfaces import Backend, Oracle
 from pts_core.search.conversation import Ask, Draw, Outcome, Score, Search, Strategy, Task
@@ -78,9 +80,19 @@ class Statistics:
     pivotal_tokens: int = 0
     undecided_tokens: int = 0
     excluded_tokens: int = 0
+    following: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
     seconds: dict[str, float] = field(default_factory=dict)
     _phases: list[str] = field(default_factory=list)
     _since: float = 0.0
+
+    @property
+    def following_score(self) -> float:
+        """Standard normal score of how often rollouts followed a trace, against its probabilities.
+
+        Far from 0 (by 5, say) the backend does not sample from the probabilities it states.
+        """
+        followed, mean, variance = self.following
+        return float((followed - mean) / np.sqrt(variance)) if variance > 0 else 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -128,6 +140,7 @@ class Scheduler:
     """Runs a strategy over problems; `statistics` is up to date at every moment.
 
     `given` maps the id of every problem to the completions to search instead of sampled ones.
+    Tokens with a p-value are reported under control of false discoveries at level `fdr`.
     """
 
     def __init__(
@@ -138,6 +151,7 @@ class Scheduler:
         sampling: Sampling,
         prompting: Prompting | None = None,
         given: Mapping[str, Sequence[TokenIds]] | None = None,
+        fdr: float = 0.1,
     ) -> None:
         self.backend = backend
         self.oracle = oracle
@@ -146,6 +160,7 @@ class Scheduler:
         self.prompting = prompting or Prompting()
         self.given = given
         self.statistics = Statistics()
+        self._discoveries = FalseDiscoveryControl(fdr)
         self._problems: Iterator[Problem] = iter(())
         self._open: deque[_OpenSearch] = deque()
         self._waiting: deque[Request] = deque()
@@ -174,16 +189,26 @@ class Scheduler:
         """What later problems have found while an earlier one is still searched: for a run that
         ends early and must lose nothing."""
         for search in self._open:
-            yield from search.events
+            yield from self._reported(search)
 
     def _in_order(self) -> Iterator[Event]:
         while self._open:
             first = self._open[0]
-            while first.events:
-                yield first.events.popleft()
+            yield from self._reported(first)
             if not first.ended:
                 return
             self._open.popleft()
+
+    def _reported(self, search: _OpenSearch) -> Iterator[Event]:
+        while search.events:
+            event = search.events.popleft()
+            if isinstance(event, Found):
+                p_value = event.token.p_value
+                if p_value is not None and not self._discoveries.is_discovery(p_value):
+                    self.statistics.undecided_tokens += 1
+                    continue
+                self.statistics.pivotal_tokens += 1
+            yield event
 
     def _pull(self) -> Request | None:
         with self.statistics.phase("search"):
@@ -203,7 +228,8 @@ class Scheduler:
         self._open.append(opened)
         try:
             opened.prompt = self._prompt(problem)
-            opened.search = self.strategy(Task(problem, self._given_traces(problem)))
+            seed = _stream(problem, b"", self.sampling.seed)
+            opened.search = self.strategy(Task(problem, self._given_traces(problem), seed))
         except ProblemError as error:
             self._end(opened, error)
         else:
@@ -261,7 +287,6 @@ class Scheduler:
     def _answer(self, opened: _OpenSearch, ask: Ask) -> Any:
         """The reply to an ask. For draws that is None: their rollouts are on their way."""
         if isinstance(ask, PivotalToken):
-            self.statistics.pivotal_tokens += 1
             opened.events.append(Found(opened.problem, opened.prompt, ask))
             return None
         if isinstance(ask, Score):
@@ -350,6 +375,7 @@ class Scheduler:
             counts.traces += outcome.traces
             counts.undecided_tokens += outcome.undecided
             counts.excluded_tokens += outcome.excluded
+            counts.following += outcome.following
         opened.events.append(Ended(opened.problem, outcome))
 
 

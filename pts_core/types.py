@@ -154,7 +154,8 @@ class PivotalToken:
 
     `position` t is its 0-based index in the trace, so `prob_before` is V(t) and `prob_after` is
     V(t+1). `interval` bounds the delta. `rollouts` counts the verdicts behind the two numbers; a
-    prob_after that is the trace's own verdict counts as one.
+    prob_after that is the trace's own verdict counts as one. `p_value` is that of a delta within
+    ±threshold; None where a strategy reports without one.
     """
 
     trace: Trace
@@ -165,6 +166,7 @@ class PivotalToken:
     rollouts: tuple[int, int]
     token_prob: float
     alternatives: tuple[Alternative, ...] = ()
+    p_value: float | None = None
 
     @property
     def token_id(self) -> int:

@@ -16,7 +16,7 @@ rollouts a strategy does the same thing.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pts_core.types import PivotalToken, Problem, Rollout, TokenIds, TokenScores, Trace
@@ -42,10 +42,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One problem to search. `traces` are given completions; None lets the strategy sample."""
+    """One problem to search. `traces` are given completions; None lets the strategy sample.
+
+    `seed` is for choices of the strategy's own, which must be the same in every run.
+    """
 
     problem: Problem
     traces: tuple[Trace, ...] | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,9 @@ class Outcome:
 
     `success_prob` estimates V(0). `skipped` says why a problem was not searched, "" if it was.
     `undecided` counts tokens that were neither shown pivotal nor shown not to be, `excluded`
-    those proved not pivotal without a rollout.
+    those proved not pivotal without a rollout. `following` is how often independent rollouts
+    took the next token of a trace, with the mean and the variance that token probabilities give
+    this number: a backend whose samples don't match its probabilities is found out by it.
     """
 
     success_prob: float
@@ -62,6 +68,21 @@ class Outcome:
     undecided: int = 0
     excluded: int = 0
     skipped: str = ""
+    following: tuple[int, float, float] = (0, 0.0, 0.0)
+
+    def __add__(self, other: Outcome) -> Outcome:
+        """The counts of both, of the same problem."""
+        return replace(
+            self,
+            traces=self.traces + other.traces,
+            undecided=self.undecided + other.undecided,
+            excluded=self.excluded + other.excluded,
+            following=(
+                self.following[0] + other.following[0],
+                self.following[1] + other.following[1],
+                self.following[2] + other.following[2],
+            ),
+        )
 
 
 Ask = list[Draw] | Score | PivotalToken
