@@ -122,6 +122,7 @@ def print_summary(counts: Statistics, seconds: float) -> None:
         ("scored positions", counts.scored_positions, ""),
         ("pivotal tokens", counts.pivotal_tokens, ""),
         ("undecided tokens", counts.undecided_tokens, ""),
+        ("excluded by proof", counts.excluded_tokens, ""),
     ):
         table.add_row(name, f"{value:,}", remark)
     table.add_row("seconds", f"{seconds:.1f}", _phases(counts))

@@ -20,10 +20,13 @@ from pts_core.cli.session import Outputs, Session
 from pts_core.errors import PtsError, UsageError
 from pts_core.interfaces import Backend, Dataset
 from pts_core.plugins import Registry, discover
-from pts_core.scheduler import Prompting, Scheduler
+from pts_core.scheduler import Prompting, Scheduler, Statistics
 from pts_core.search import Strategy
 from pts_core.traces import read_traces
 from pts_core.types import Problem, Sampling, TokenIds
+
+# So many standard errors come about by chance once in two million runs.
+MISMATCH = 5.0
 
 MODEL = Group.create_ordered("Model and policy")
 PROBLEMS = Group.create_ordered("Problems")
@@ -57,13 +60,16 @@ def run(
     oracle_options: Annotated[Options, Parameter(name="--oracle", group=PROBLEMS)] = None,
     max_problems: Annotated[int | None, Parameter(group=PROBLEMS, validator=Number(gte=1))] = None,
     traces_path: Annotated[Path | None, Parameter(group=PROBLEMS)] = None,
-    search: Annotated[str, Parameter(name="--search", group=SEARCH)] = "bisection",
+    search: Annotated[str, Parameter(name="--search", group=SEARCH)] = "branching",
     search_options: Annotated[Options, Parameter(name="--search", group=SEARCH)] = None,
     prob_threshold: Annotated[float | None, Parameter(group=SEARCH)] = None,
     num_samples: Annotated[int | None, Parameter(group=SEARCH)] = None,
     min_prob: Annotated[float | None, Parameter(group=SEARCH)] = None,
     max_prob: Annotated[float | None, Parameter(group=SEARCH)] = None,
     traces_per_problem: Annotated[int | None, Parameter(group=SEARCH)] = None,
+    confidence: Annotated[float | None, Parameter(group=SEARCH)] = None,
+    max_rollouts: Annotated[int | None, Parameter(group=SEARCH)] = None,
+    fdr: Annotated[float, Parameter(group=SEARCH, validator=Number(gt=0, lte=1))] = 0.1,
     max_pairs: Annotated[int, Parameter(group=SEARCH, validator=Number(gte=1))] = 1000,
     output_path: Annotated[Path, Parameter(group=OUTPUT)] = Path("pivotal_tokens.jsonl"),
     overwrite: Annotated[bool, Parameter(group=OUTPUT, negative=())] = False,
@@ -122,15 +128,21 @@ def run(
     search
         The search strategy; --search.NAME sets an option of it.
     prob_threshold
-        A token is pivotal if it moves success probability by this much [bisection: 0.2].
+        A token is pivotal if it moves success probability by this much [0.2].
     num_samples
-        Rollouts an estimate [bisection: 10].
+        Rollouts of the first round, which screens a problem; in bisection, of every estimate [10].
     min_prob
-        Skip problems that are solved less often than this [bisection: 0.2].
+        Skip problems that are solved less often than this [0.2].
     max_prob
-        Skip problems that are solved more often than this [bisection: 0.8].
+        Skip problems that are solved more often than this [0.8].
     traces_per_problem
-        Answers to search of each problem [bisection: 1].
+        Answers to search of each problem, right and wrong ones in turn [2; bisection 1].
+    confidence
+        Of the intervals [0.95].
+    max_rollouts
+        Most rollouts for one candidate token [240; not in bisection].
+    fdr
+        Largest expected share of false ones among the reported tokens; bisection can't hold one.
     max_pairs
         Stop after so many pivotal tokens.
     output_path
@@ -153,6 +165,8 @@ def run(
             "min_prob": min_prob,
             "max_prob": max_prob,
             "traces_per_problem": traces_per_problem,
+            "confidence": confidence,
+            "max_rollouts": max_rollouts,
         },
     )
     if "{query}" not in prompt_template:
@@ -183,7 +197,7 @@ def run(
         )
         _check_context(loaded, sampling)
         given, chosen = _choose(problems, traces_path, loaded, max_problems)
-        scheduler = Scheduler(loaded, judge, strategy, sampling, prompting, given)
+        scheduler = Scheduler(loaded, judge, strategy, sampling, prompting, given, fdr)
         scheduler.statistics.seconds["loading"] = time.perf_counter() - started
         model_id = model if model in registry.names("model") else loaded.model_id
         display = Display(scheduler.statistics, _size(problems, given, max_problems), quiet)
@@ -198,6 +212,7 @@ def run(
         finally:
             seconds = time.perf_counter() - started
             outputs.write_summary(session.summary(seconds, search))
+    _check_following(display, scheduler.statistics)
     if not scheduler.statistics.problems_seen:
         raise PtsError(f"dataset {dataset} has no problems")
     if not quiet:
@@ -234,6 +249,16 @@ def _size(problems: Dataset, given: dict[str, Any] | None, limit: int | None) ->
     if size is None or limit is None:
         return limit if size is None else size
     return min(size, limit)
+
+
+def _check_following(display: Display, counts: Statistics) -> None:
+    if abs(counts.following_score) > MISMATCH:
+        followed, mean, _ = counts.following
+        display.warn(
+            f"WARNING: the backend's probabilities do not match its samples: rollouts took the "
+            f"next token of a trace {followed:,.0f} times where {mean:,.0f} were expected "
+            f"({counts.following_score:+.1f} standard errors); don't trust the pivotal tokens"
+        )
 
 
 def _announce(display: Display, registry: Registry, problems: Dataset) -> None:

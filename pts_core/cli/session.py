@@ -124,6 +124,7 @@ class Session:
             "pivotal_tokens": len(self.records),
             "undecided_tokens": counts.undecided_tokens,
             "excluded_tokens": counts.excluded_tokens,
+            "following_score": round(counts.following_score, 2),
             "wall_seconds": round(seconds, 3),
             "seconds_by_phase": {k: round(v, 3) for k, v in counts.seconds.items()},
             "versions": _versions(),

@@ -47,6 +47,9 @@ from pts_core.types import PivotalToken, Rollout, TokenIds, TokenScores, Trace
 
 # Screening: a problem outside the bounds is skipped when that much evidence is there, or at last.
 SCREENING_ROUNDS, SCREENING_ERROR = 3, 0.15
+# Rollouts from the prompt once the trace is known: they show whether the backend follows it as
+# often as its probabilities say. Those of the screening can't, for it selects by their verdicts.
+RIDERS = 4
 # Exploration: rollouts a round for each open candidate, and the chances at which it is closed.
 ROLLOUTS_A_ROUND, MOST_ROUNDS = 2, 25
 UNLIKELY, LIKELY, WORTH_CONFIRMING = 0.02, 0.65, 0.25
@@ -156,7 +159,8 @@ def _search_trace(
         raise ProblemError("the backend gave token probabilities that are not between 0 and 1")
     chain = Chain(np.minimum(scores.probs, 1.0), trace.correct, limits.threshold)
     branches: dict[int, list[Rollout]] = {int(chain.starts[m]): [] for m in chain.candidates}
-    _credit(chain, branches, [r for r in screening if r.ids != trace.ids], trace.ids)
+    [riders] = yield from draw([Draw(trace.ids, 0, RIDERS)])
+    _credit(chain, branches, [*screening, *riders], trace.ids)
     # Where a systematic sample starts is luck, but the same luck in every run.
     luck = np.random.default_rng([task.seed, *trace.id.encode()])
     likely, undecided = yield from _explore(chain, trace.ids, branches, limits, luck)
@@ -167,7 +171,7 @@ def _search_trace(
         traces=1,
         undecided=undecided,
         excluded=len(trace.ids) - len(chain.candidates),
-        following=_following(screening, trace.ids, scores),
+        following=_following(riders, trace.ids, scores),
     )
 
 
@@ -367,15 +371,13 @@ def _rival(token: PivotalToken, rollouts: Sequence[Rollout], limits: _Limits) ->
 
 
 def _following(
-    screening: Sequence[Rollout], ids: TokenIds, scores: TokenScores
+    riders: Sequence[Rollout], ids: TokenIds, scores: TokenScores
 ) -> tuple[int, float, float]:
     """How often rollouts from the prompt took the trace's next token, and the mean and variance
     that token probabilities give this number."""
     followed, mean, variance = 0, 0.0, 0.0
-    for rollout in screening:
-        if rollout.ids == ids:
-            continue  # the trace itself
-        left = left_at(rollout.ids, ids)
+    for rider in riders:
+        left = left_at(rider.ids, ids)
         passed = scores.probs[: len(ids) if left is None else left + 1]
         followed += len(passed) - (left is not None)
         mean += float(passed.sum())

@@ -57,4 +57,4 @@ def check_common_options(
     if traces_per_problem < 1:
         raise UsageError(f"--traces-per-problem must be at least 1, not {traces_per_problem}")
     if not 0 < confidence < 1:
-        raise UsageError(f"--search.confidence must lie between 0 and 1, not {confidence}")
+        raise UsageError(f"--confidence must lie between 0 and 1, not {confidence}")

@@ -1,0 +1,52 @@
+"""The backend "transformers": causal language models that transformers runs on this machine."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pts_core.hookspecs import Factories, hookimpl
+from pts_core.interfaces import Backend
+
+
+@hookimpl
+def pts_backends() -> Factories:
+    return {"transformers": load}
+
+
+def load(
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    gguf_file: str | None = None,
+    revision: str | None = None,
+    max_batch: int = 64,
+) -> Backend:
+    """A causal language model run on this machine by transformers.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face model id, a folder with a model, or a .gguf file.
+    device
+        auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
+    dtype
+        auto is float32 on a CPU and the checkpoint's own type elsewhere. Only in float32 are
+        rollouts the same at every max_batch.
+    gguf_file
+        The GGUF file to load from the model id or the folder.
+    revision
+        A branch, tag or commit of the model id.
+    max_batch
+        The most rollouts that run together; it bounds the memory.
+    """
+    from pts_transformers.loading import load_backend
+
+    return load_backend(
+        model,
+        device=device,
+        dtype=dtype,
+        gguf_file=gguf_file,
+        revision=revision,
+        max_batch=max_batch,
+    )
