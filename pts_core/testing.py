@@ -20,6 +20,9 @@ from pts_core.types import (
     TokenScores,
 )
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
 END = 0  # the end-of-sequence token of a FiniteStateModel
 
 
@@ -54,6 +57,7 @@ class FiniteStateModel:
         self.right = right
         self.batch = batch
         self.order = order
+        self._table = [np.zeros(len(transitions))]
 
     def problem(self, state: int = 0) -> Problem:
         return Problem(id=str(state), query=str(state), answer="", dataset_id="finite-state")
@@ -135,25 +139,26 @@ class FiniteStateModel:
         return state
 
     @cached_property
-    def _step(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Probability of going from state to state, and of ending right now in a right state."""
-        count = len(self.transitions)
-        move, reward = np.zeros((count, count)), np.zeros(count)
+    def _steps(self) -> tuple[Ints, Ints, Floats, Floats]:
+        """The moves from state to state with their probabilities, and the probability of ending
+        right at once in each state."""
+        moves, reward = [], np.zeros(len(self.transitions))
         for state, choices in enumerate(self.transitions):
             for token, (p, target) in choices.items():
                 if token == END:
                     reward[state] += p * (state in self.right)
                 else:
-                    move[state, target] += p
-        return move, reward
+                    moves.append((state, target, p))
+        sources, targets, probs = np.array(moves or [(0, 0, 0.0)]).T
+        return sources.astype(np.int64), targets.astype(np.int64), probs, reward
 
-    def _values(self, left: int) -> npt.NDArray[np.float64]:
-        """V of each state with `left` tokens to go: v_n = move · v_{n-1} + reward, v_0 = 0."""
-        move, reward = self._step
-        values = np.zeros(len(reward))
-        for _ in range(left):
-            values = move @ values + reward
-        return values
+    def _values(self, left: int) -> Floats:
+        """V of each state with `left` tokens to go: v_n = moves · v_{n-1} + reward, v_0 = 0."""
+        sources, targets, probs, reward = self._steps
+        while len(self._table) <= left:
+            weights = probs * self._table[-1][targets]
+            self._table.append(np.bincount(sources, weights, len(reward)) + reward)
+        return self._table[left]
 
 
 def _pick(choices: Mapping[int, tuple[float, int]], u: float, excluded: int | None) -> int:

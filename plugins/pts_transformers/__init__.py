@@ -20,7 +20,7 @@ def load(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     gguf_file: str | None = None,
     revision: str | None = None,
-    max_batch: int = 64,
+    max_batch: int | None = None,
 ) -> Backend:
     """A causal language model run on this machine by transformers.
 
@@ -38,7 +38,8 @@ def load(
     revision
         A branch, tag or commit of the model id.
     max_batch
-        The most rollouts that run together; it bounds the memory.
+        The most rollouts that run together; it bounds the memory. If not given, as many as fit
+        into 4 GiB of keys and values at 1024 tokens each, from 16 to 256.
     """
     from pts_transformers.loading import load_backend
 

@@ -34,14 +34,14 @@ def load_backend(
     dtype: str = "auto",
     gguf_file: str | None = None,
     revision: str | None = None,
-    max_batch: int = 64,
+    max_batch: int | None = None,
 ) -> TransformersBackend:
     """The backend of a model id, a folder or a .gguf file; see pts_transformers.load.
 
     Raises UsageError for what cannot be meant (a device that is not here, a model that does not
     exist) and PtsError for what cannot be loaded.
     """
-    if max_batch < 1:
+    if max_batch is not None and max_batch < 1:
         raise UsageError(f"--backend.max_batch must be at least 1, not {max_batch}")
     place = find_device(device)
     source = Path(model)
@@ -59,7 +59,10 @@ def load_backend(
         _check_tokenizer(tokenizer, model)
         network = _load_weights(model, config, options, place, choose_dtype(dtype, place, config))
     return TransformersBackend(
-        network, tokenizer, model_id=gguf_file or _name(model), max_batch=max_batch
+        network,
+        tokenizer,
+        model_id=gguf_file or _name(model),
+        max_batch=max_batch or choose_batch(config, network.dtype),
     )
 
 
@@ -92,6 +95,18 @@ def choose_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
     # A GGUF file names no type: half precision, as is usual on such devices.
     bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if bfloat16 else torch.float16
+
+
+def choose_batch(config: Any, dtype: torch.dtype) -> int:
+    """How many rollouts run together by default: as pts_transformers.load says.
+
+    It depends on the model alone, not on free memory, so that half precision reproduces too.
+    """
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    row: int = 1024 * 2 * text.num_hidden_layers * heads * size * dtype.itemsize
+    return min(256, max(16, 2**32 // row))
 
 
 def _load_weights(

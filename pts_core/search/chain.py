@@ -36,6 +36,7 @@ LOG_BRANCHES, LOG_REST = np.log(BRANCHES), np.log1p(-BRANCHES)
 SHARE_ANYWHERE, WIDTH_NEAR = 0.2, 0.06
 # Leaving with less than this probability is rounding: a backend may have no token left to take.
 NEVER = 1e-6
+ROUNDING = 1e-9  # 1 - 0.8 is a hair below 0.2 in floating point
 
 
 def _branch_prior() -> Floats:
@@ -75,7 +76,7 @@ class Chain:
         self.verdict = verdict
         self.threshold = threshold
         self.leave_probs = np.where(1 - probs < NEVER, 0.0, 1 - probs)
-        is_candidate = self.leave_probs >= threshold
+        is_candidate = self.leave_probs >= threshold - ROUNDING
         begins = is_candidate.copy()  # a link begins at every candidate and right after it
         begins[1:] |= is_candidate[:-1]
         begins[:1] = True
@@ -145,7 +146,9 @@ class Chain:
         result.after[link] = joint.sum(axis=1) @ VALUES
         result.branches[link] = mean
         result.branch_variances[link] = branch @ (BRANCHES - mean) ** 2
-        result.pivotal[link] = joint[self.leaving[link] * DISTANCE >= self.threshold].sum()
+        result.pivotal[link] = joint[
+            self.leaving[link] * DISTANCE >= self.threshold - ROUNDING
+        ].sum()
 
     def allocate(self, is_open: Bools, count: int, beliefs: Beliefs) -> Ints:
         """How `count` further rollouts go to the links, so that open links gain most.
