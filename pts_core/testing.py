@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -99,8 +99,9 @@ class FiniteStateModel:
         probs = np.zeros(len(completion))
         ids = np.full((len(completion), width), -1)
         alternative_probs = np.zeros((len(completion), width))
+        states = self._along(prompt, completion)
         for t, token in enumerate(completion):
-            choices = self.transitions[self._state(prompt, completion[:t])]
+            choices = self.transitions[states[t]]
             probs[t] = choices.get(token, (0.0, 0))[0]
             ranked = sorted(((p, i) for i, (p, _) in choices.items()), reverse=True)
             for k, (p, i) in enumerate(ranked):
@@ -113,24 +114,57 @@ class FiniteStateModel:
         while batch := [r for r in (pull() for _ in range(self.batch)) if r is not None]:
             if self.order is not None:
                 self.order.shuffle(batch)
-            for request in batch:
-                yield request, self._continue(request, sampling)
+            yield from zip(batch, self._continue(batch, sampling), strict=True)
 
-    def _continue(self, request: Request, sampling: Sampling) -> Continuation:
-        state = self._state(request.prompt, request.trace[: request.start])
-        left = sampling.horizon - request.start
-        ids: list[int] = []
-        for u in uniforms(sampling.seed, request.stream, left):
-            choices = self.transitions[state]
-            if not ids and request.first_token is not None:
-                token = request.first_token
-            else:
-                token = _pick(choices, float(u), None if ids else request.excluded_token)
-            ids.append(token)
+    def _continue(self, batch: Sequence[Request], sampling: Sampling) -> list[Continuation]:
+        """All requests of a batch, a token at a time."""
+        tokens, probs, targets = self._choices
+        left = np.array([max(0, sampling.horizon - r.start) for r in batch])
+        chances = np.zeros((len(batch), left.max()))
+        for row, request in enumerate(batch):
+            chances[row, : left[row]] = uniforms(sampling.seed, request.stream, int(left[row]))
+        states = np.array([self._along(r.prompt, r.trace)[r.start] for r in batch])
+        drawn = np.full(chances.shape, -1)
+        running = np.flatnonzero(left > 0)
+        for step in range(chances.shape[1]):
+            weights = probs[states[running]]
+            if step == 0:
+                weights = weights * _allowed(
+                    tokens[states[running]], [batch[int(i)] for i in running]
+                )
+            cumulative = weights.cumsum(axis=1)
+            goals = chances[running, step] * cumulative[:, -1]
+            # Rounding must not reach beyond the last choice that is there.
+            choice = np.minimum(
+                (cumulative <= goals[:, None]).sum(axis=1), (weights > 0).cumsum(1).argmax(1)
+            )
+            drawn[running, step] = tokens[states[running], choice]
+            states[running] = targets[states[running], choice]
+            running = running[(drawn[running, step] != END) & (step + 1 < left[running])]
+            if not len(running):
+                break
+        return [_continuation(row) for row in drawn]
+
+    @cached_property
+    def _choices(self) -> tuple[Ints, Floats, Ints]:
+        """Tokens, probabilities and next states, each of shape (states, most choices)."""
+        shape = (len(self.transitions), max(len(c) for c in self.transitions))
+        tokens, probs, targets = np.full(shape, -1), np.zeros(shape), np.zeros(shape, np.int64)
+        for state, choices in enumerate(self.transitions):
+            for k, (token, (p, target)) in enumerate(choices.items()):
+                tokens[state, k], probs[state, k], targets[state, k] = token, p, target
+        return tokens, probs, targets
+
+    @lru_cache(maxsize=64)  # noqa: B019 - a model lives as long as its tests
+    def _along(self, prompt: TokenIds, trace: TokenIds) -> list[int]:
+        """The state at every prefix of a trace."""
+        states = [prompt[0]]
+        for token in trace:
             if token == END:
-                return Continuation(tuple(ids), truncated=False)
-            state = choices[token][1]
-        return Continuation(tuple(ids), truncated=True)
+                states.append(states[-1])
+                break
+            states.append(self.transitions[states[-1]][token][1])
+        return states
 
     def _state(self, prompt: TokenIds, completion: TokenIds) -> int:
         state = prompt[0]
@@ -161,12 +195,14 @@ class FiniteStateModel:
         return self._table[left]
 
 
-def _pick(choices: Mapping[int, tuple[float, int]], u: float, excluded: int | None) -> int:
-    """The token at a uniform's place in the cumulative distribution, `excluded` left out."""
-    allowed = [(token, p) for token, (p, _) in choices.items() if token != excluded and p > 0]
-    target = u * sum(p for _, p in allowed)
-    for token, p in allowed:
-        target -= p
-        if target < 0:
-            return token
-    return allowed[-1][0]
+def _allowed(tokens: Ints, requests: Sequence[Request]) -> npt.NDArray[np.bool_]:
+    """Which tokens (rows, choices) each request may begin with."""
+    excluded = np.array([-2 if r.excluded_token is None else r.excluded_token for r in requests])
+    forced = np.array([-2 if r.first_token is None else r.first_token for r in requests])
+    free = (forced == -2)[:, None]
+    return np.asarray((tokens != excluded[:, None]) & (free | (tokens == forced[:, None])))
+
+
+def _continuation(row: Ints) -> Continuation:
+    ids = tuple(row[row >= 0].tolist())
+    return Continuation(ids, truncated=ids[-1:] != (END,))

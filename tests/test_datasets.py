@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from pts_datasets import file, hub
+from pts_datasets import load_file as file
+from pts_datasets import load_hub as hub
 
 from pts_core.errors import PtsError, UsageError
 from pts_core.types import Problem
@@ -342,7 +343,7 @@ def closed_hub() -> Iterator[str]:
 def errors_of(sources: list[str], tmp_path: Path, **env: str) -> list[str]:
     """What `hub` says of each source, in a process with these environment variables."""
     code = (
-        "import sys; from pts_datasets import hub; from pts_core.errors import PtsError\n"
+        "import sys; from pts_datasets import load_hub as hub; from pts_core.errors import PtsError\n"
         "for source in sys.argv[1:]:\n"
         "    try: hub(source)\n"
         "    except PtsError as error: print(type(error).__name__, error)"
@@ -378,7 +379,7 @@ def test_the_plugin_is_light(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text(ROW)
     code = (
         "import sys, pts_datasets; assert set(pts_datasets.pts_datasets()) == {'hub', 'file'}\n"
-        "assert len(pts_datasets.file('rows.jsonl')) == 1\n"
+        "assert len(pts_datasets.load_file('rows.jsonl')) == 1\n"
         "assert not {'datasets', 'pyarrow', 'torch', 'huggingface_hub'} & set(sys.modules)"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

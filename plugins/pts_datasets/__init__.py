@@ -8,10 +8,10 @@ from pts_core.interfaces import Dataset
 
 @hookimpl
 def pts_datasets() -> Factories:
-    return {"hub": hub, "file": file}
+    return {"hub": load_hub, "file": load_file}
 
 
-def hub(
+def load_hub(
     source: str,
     *,
     split: str | None = None,
@@ -42,7 +42,9 @@ def hub(
     return load(source, split, config, query_key, answer_key)
 
 
-def file(source: str, *, query_key: str | None = None, answer_key: str | None = None) -> Dataset:
+def load_file(
+    source: str, *, query_key: str | None = None, answer_key: str | None = None
+) -> Dataset:
     """A local .jsonl, .json, .csv or .parquet file.
 
     Parameters

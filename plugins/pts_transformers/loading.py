@@ -103,7 +103,9 @@ def choose_batch(config: Any, dtype: torch.dtype) -> int:
     It depends on the model alone, not on free memory, so that half precision reproduces too.
     """
     text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 0)
+    if not heads:
+        return 64
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     row: int = 1024 * 2 * text.num_hidden_layers * heads * size * dtype.itemsize
     return min(256, max(16, 2**32 // row))
