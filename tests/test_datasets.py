@@ -343,7 +343,9 @@ def closed_hub() -> Iterator[str]:
 def errors_of(sources: list[str], tmp_path: Path, **env: str) -> list[str]:
     """What `hub` says of each source, in a process with these environment variables."""
     code = (
-        "import sys; from pts_datasets import load_hub as hub; from pts_core.errors import PtsError\n"
+        "import sys\n"
+        "from pts_datasets import load_hub as hub\n"
+        "from pts_core.errors import PtsError\n"
         "for source in sys.argv[1:]:\n"
         "    try: hub(source)\n"
         "    except PtsError as error: print(type(error).__name__, error)"

@@ -82,6 +82,8 @@ def test_a_command_of_the_readme(command: str, shell):
     done = shell(command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    assert "\r" not in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
     if output := re.search(r"--output-path (\S+)", command):
         assert (shell.folder / output[1]).exists()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterable, Sized
 from itertools import islice
@@ -155,6 +157,10 @@ def run(
         Print nothing but warnings and errors.
     """
     started = time.perf_counter()
+    if quiet or not sys.stderr.isatty():
+        # Before their libraries are imported: their bars draw with control characters.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     registry = discover()
     strategy: Strategy = build(
         registry.find("search", search),
