@@ -138,7 +138,7 @@ def demo_world() -> World:
     return World(backend, oracle, Sampling(seed=1), problems, traces, deltas)
 
 
-def make_demo_truth(problems: int = 16, rollouts: int = 1000) -> None:
+def make_demo_truth(problems: int = 8, rollouts: int = 1000) -> None:
     """Dense truth: a first rollout as trace, then so many rollouts at each of its prefixes."""
     backend, oracle = _demo()
     rows = []
