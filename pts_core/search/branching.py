@@ -243,7 +243,7 @@ def _confirm(
     """The tokens of the likely links, measured afresh, in order of position."""
     beliefs, end = chain.beliefs(), len(trace.ids)
     asked: list[Draw] = []
-    parts: list[tuple[int, int, int, int]] = []  # position, draws of both sides, rides to the end
+    parts: list[tuple[int, int, int]] = []  # position, draws for V(t+1), rides to the end
     for link in likely:
         t = int(chain.starts[link])
         own, later = _sizes(chain, link, beliefs, limits)
@@ -252,10 +252,10 @@ def _confirm(
         leaves = t + 1 + systematic(weights, later, luck.random())
         draws = _leave_at(trace.ids, leaves[leaves < end])
         asked += [Draw(trace.ids, t, own, excluded_token=trace.ids[t]), *draws]
-        parts.append((t, 1, len(draws), int((leaves == end).sum())))
+        parts.append((t, len(draws), int((leaves == end).sum())))
     drawn = iter((yield from draw(asked)) if asked else [])
     tokens = []
-    for t, _, count, rides in parts:
+    for t, count, rides in parts:
         own_rollouts = next(drawn)
         branches[t] += own_rollouts
         sampled = estimate(r for _ in range(count) for r in next(drawn))
