@@ -19,3 +19,10 @@ class PluginError(PtsError):
 
 class ProblemError(PtsError):
     """One problem cannot be searched; it is reported and skipped, and the run goes on."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What went wrong in foreign code: the kind of the error and the first line it says."""
+    if isinstance(error, PtsError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pluggy
 
 from pts_core import hookspecs
-from pts_core.errors import PluginError, PtsError, UsageError
+from pts_core.errors import PluginError, UsageError, in_one_line
 
 GROUP = "pts"
 KINDS = {
@@ -107,7 +107,7 @@ def discover(installed: Iterable[EntryPoint] | None = None) -> Registry:
             plugins.append(Plugin(*owner, "ok"))
         except (Exception, SystemExit) as error:
             # Anything can go wrong in foreign code; one plugin must not take the others along.
-            plugins.append(Plugin(*owner, "broken", _cause(error)))
+            plugins.append(Plugin(*owner, "broken", in_one_line(error)))
     registry = Registry(tuple(plugins), tuple(offers))
     if os.environ.get("PTS_STRICT_PLUGINS", "") not in ("", "0"):
         _insist(registry)
@@ -142,7 +142,7 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{path} could not be imported: {_cause(error)}") from error
+        raise PluginError(f"{path} could not be imported: {in_one_line(error)}") from error
     return module
 
 
@@ -197,12 +197,6 @@ def _describe_unknown(what: str, name: str, known: list[str], where: str = "") -
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(sorted(known)) or "none"
     return f"there is no {what} {name!r}{where}.{hint} Known: {listed}"
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, PtsError):
-        return str(error)
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _version(entry: EntryPoint) -> str:

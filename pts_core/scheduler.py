@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pts_core.discoveries import FalseDiscoveryControl
-from pts_core.errors import ProblemError
+from pts_core.errors import ProblemError, in_one_line
 from pts_core.interfaces import Backend, Oracle
 from pts_core.search.conversation import Ask, Draw, Outcome, Score, Search, Strategy, Task
 from pts_core.types import (
@@ -353,8 +353,7 @@ class Scheduler:
             except ProblemError:
                 raise
             except Exception as error:
-                cause = f"{type(error).__name__}: {error}".splitlines()[0]
-                raise ProblemError(f"the oracle raised {cause}") from error
+                raise ProblemError(f"the oracle raised {in_one_line(error)}") from error
         if not isinstance(verdict, bool | np.bool_):
             raise ProblemError(
                 f"the oracle must return True or False, not {type(verdict).__name__}"

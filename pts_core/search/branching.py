@@ -42,7 +42,7 @@ from pts_core.search.chain import (
     systematic,
 )
 from pts_core.search.conversation import Ask, Draw, Outcome, Search, Strategy, Task, draw, score
-from pts_core.search.screening import check_common_options, choose_traces
+from pts_core.search.screening import check_common_options, choose_traces, reason_to_skip
 from pts_core.types import PivotalToken, Rollout, TokenIds, TokenScores, Trace
 
 # Screening: a problem outside the bounds is skipped when that much evidence is there, or at last.
@@ -138,14 +138,15 @@ def _screen(
         [new] = yield from draw([Draw((), 0, num_samples)])
         rollouts += new
         start = estimate(rollouts)
-        if min_prob <= start.prob <= max_prob:
-            return rollouts, ""
+        skipped = reason_to_skip(start, min_prob, max_prob)
         k, n = start.successes, start.rollouts
-        hard, bound = start.prob < min_prob, min_prob if start.prob < min_prob else max_prob
-        tail = binomial_tail(k, n, bound) if hard else binomial_tail(n - k, n, 1 - bound)
-        if tail < SCREENING_ERROR:
+        if start.prob < min_prob:
+            tail = binomial_tail(k, n, min_prob)
+        else:
+            tail = binomial_tail(n - k, n, 1 - max_prob)
+        if not skipped or tail < SCREENING_ERROR:
             break
-    return rollouts, "too hard" if start.prob < min_prob else "too easy"
+    return rollouts, skipped
 
 
 def _search_trace(

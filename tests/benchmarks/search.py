@@ -37,7 +37,10 @@ EVERYTHING = {"min_prob": 0.0, "max_prob": 1.0}  # skip no problem: all search t
 
 @dataclass
 class World:
-    """Problems with one given trace each, and the true deltas of its tokens."""
+    """Problems with one given trace each, and the true deltas of its tokens.
+
+    A problem's task_type is the kind of problem that the table shows.
+    """
 
     backend: Backend
     oracle: Oracle
@@ -45,9 +48,6 @@ class World:
     problems: list[Problem]
     traces: dict[str, TokenIds]
     deltas: dict[str, np.ndarray]
-
-    def kind(self, problem: Problem) -> str:
-        return problem.task_type
 
 
 def every_prefix(num_samples: int) -> Strategy:
@@ -169,7 +169,7 @@ def measure(world: World, strategy: Strategy, seed: int = 1) -> dict[str, Counte
     sampling = Sampling(**{**world.sampling.as_dict(), "seed": seed})
     given = {i: [trace] for i, trace in world.traces.items()}
     scheduler = Scheduler(world.backend, world.oracle, strategy, sampling, given=given)
-    counts: dict[str, Counter[str]] = {world.kind(p): Counter() for p in world.problems}
+    counts: dict[str, Counter[str]] = {p.task_type: Counter() for p in world.problems}
     spent: Counter[str] = Counter()
     receive = scheduler._receive
 
@@ -185,7 +185,7 @@ def measure(world: World, strategy: Strategy, seed: int = 1) -> dict[str, Counte
         if isinstance(event, Found):
             found[event.problem.id][event.token.position] = event.token
     for problem in world.problems:
-        count = counts[world.kind(problem)]
+        count = counts[problem.task_type]
         count["problems"] += 1
         count["tokens"] += spent[problem.id]
         for t, true in enumerate(world.deltas[problem.id]):
