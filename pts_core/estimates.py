@@ -24,6 +24,12 @@ class Estimate:
     rollouts: int
     exact: bool = False
 
+    def __add__(self, other: Estimate) -> Estimate:
+        """From both samples of the same probability."""
+        if self.exact:
+            return self
+        return Estimate(self.successes + other.successes, self.rollouts + other.rollouts)
+
     @property
     def prob(self) -> float:
         return self.successes / self.rollouts

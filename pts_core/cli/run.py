@@ -142,7 +142,7 @@ def run(
     confidence
         Of the intervals [0.95].
     max_rollouts
-        Most rollouts for one candidate token [240; not in bisection].
+        Most rollouts for one candidate token [300; not in bisection].
     fdr
         Largest expected share of false ones among the reported tokens; bisection can't hold one.
     max_pairs

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -49,14 +49,19 @@ from pts_core.types import PivotalToken, Rollout, TokenIds, TokenScores, Trace
 SCREENING_ROUNDS, SCREENING_ERROR = 3, 0.15
 # Rollouts from the prompt once the trace is known: they show whether the backend follows it as
 # often as its probabilities say. Those of the screening can't, for it selects by their verdicts.
-RIDERS = 4
-# Exploration: rollouts a round for each open candidate, and the chances at which it is closed.
+RIDERS = 2
+# Exploration: rollouts a round for each open candidate, and the chances of being pivotal at which
+# it goes on to confirmation. It is dropped where the chance is too small for what it may cost:
+# below this number over its --max-rollouts.
 ROLLOUTS_A_ROUND, MOST_ROUNDS = 2, 25
-UNLIKELY, LIKELY, WORTH_CONFIRMING = 0.02, 0.65, 0.25
+LIKELY, WORTH_CONFIRMING = 0.65, 0.25
+UNLIKELY_ROLLOUTS, MOST_UNLIKELY = 3.0, 0.1
 # Of a candidate's rollouts at most this share explores; confirmation has at least this number.
-EXPLORING_SHARE, LEAST_CONFIRMING = 0.15, 16
+EXPLORING_SHARE, LEAST_CONFIRMING = 0.15, 12
+# A first part of the confirming rollouts shows which tokens are hopeless, by their p-values.
+FIRST_LOOK, HOPELESS = 0.25, 0.8
 # Confirmation is sized to tell the delta from the threshold by so many standard errors.
-POWER = 1.8
+POWER = 4.0
 # Fresh rollouts of the alternative that a report is to be paired with.
 RIVAL_ROLLOUTS = 24
 
@@ -65,6 +70,7 @@ RIVAL_ROLLOUTS = 24
 class _Limits:
     threshold: float
     confidence: float
+    unlikely: float
     exploring: int
     confirming: int
 
@@ -77,7 +83,7 @@ def branching(
     max_prob: float = 0.8,
     traces_per_problem: int = 2,
     confidence: float = 0.95,
-    max_rollouts: int = 240,
+    max_rollouts: int = 300,
 ) -> Strategy:
     """Proves most tokens not pivotal, explores the rest by branches, confirms with fresh rollouts.
 
@@ -109,7 +115,8 @@ def branching(
     if max_rollouts < 20:
         raise UsageError(f"--max-rollouts must be at least 20, not {max_rollouts}")
     exploring = max(4, round(EXPLORING_SHARE * max_rollouts))
-    limits = _Limits(prob_threshold, confidence, exploring, max_rollouts - exploring)
+    unlikely = min(UNLIKELY_ROLLOUTS / max_rollouts, MOST_UNLIKELY)
+    limits = _Limits(prob_threshold, confidence, unlikely, exploring, max_rollouts - exploring)
 
     def search(task: Task) -> Search:
         rollouts, skipped = yield from _screen(num_samples, min_prob, max_prob)
@@ -216,7 +223,7 @@ def _explore(
         beliefs = chain.beliefs()
         spent = (chain.rollouts >= limits.exploring) | (rounds_left == 0)
         promising = (beliefs.pivotal > LIKELY) | (spent & (beliefs.pivotal >= WORTH_CONFIRMING))
-        unlikely = beliefs.pivotal < UNLIKELY
+        unlikely = beliefs.pivotal < limits.unlikely
         likely |= is_open & promising
         undecided += int((is_open & spent & ~promising & ~unlikely).sum())
         is_open &= ~(promising | unlikely | spent)
@@ -241,13 +248,43 @@ def _confirm(
     limits: _Limits,
     luck: np.random.Generator,
 ) -> Generator[Ask, Any, list[PivotalToken]]:
-    """The tokens of the likely links, measured afresh, in order of position."""
-    beliefs, end = chain.beliefs(), len(trace.ids)
+    """The tokens of the likely links, measured afresh, in order of position.
+
+    A first part of the rollouts tells which are hopeless: they get no more. To stop only where
+    nothing would be reported makes no false report likelier, so the rest needs no correction.
+    """
+    beliefs = chain.beliefs()
+    sizes = {int(chain.starts[m]): _sizes(chain, m, beliefs, limits) for m in likely}
+    first = {
+        t: (math.ceil(FIRST_LOOK * own), math.ceil(FIRST_LOOK * later))
+        for t, (own, later) in sizes.items()
+    }
+    own, after = yield from _measure(chain, trace, first, luck)
+    tokens = {t: _token(trace, scores, t, estimate(own[t]), after[t], limits) for t in sizes}
+    rest = {
+        t: (sizes[t][0] - first[t][0], sizes[t][1] - first[t][1])
+        for t, token in tokens.items()
+        if token.p_value is not None and token.p_value <= HOPELESS
+    }
+    more_own, more_after = yield from _measure(chain, trace, rest, luck)
+    for t in sizes:
+        own[t] += more_own.get(t, [])
+        branches[t] += own[t]
+        if t in rest:
+            after[t] = after[t] + more_after[t]
+            tokens[t] = _token(trace, scores, t, estimate(own[t]), after[t], limits)
+    return list(tokens.values())
+
+
+def _measure(
+    chain: Chain, trace: Trace, sizes: Mapping[int, tuple[int, int]], luck: np.random.Generator
+) -> Generator[Ask, Any, tuple[dict[int, list[Rollout]], dict[int, Estimate]]]:
+    """For each position t, so many branches at t, and V(t+1) from so many branches at positions
+    drawn as a rollout from t+1 would leave."""
+    end = len(trace.ids)
     asked: list[Draw] = []
     parts: list[tuple[int, int, int]] = []  # position, draws for V(t+1), rides to the end
-    for link in likely:
-        t = int(chain.starts[link])
-        own, later = _sizes(chain, link, beliefs, limits)
+    for t, (own, later) in sizes.items():
         weights = leave_weights(chain.leave_probs[t + 1 :])
         weights = np.append(weights, max(0.0, 1 - weights.sum()))
         leaves = t + 1 + systematic(weights, later, luck.random())
@@ -255,19 +292,17 @@ def _confirm(
         asked += [Draw(trace.ids, t, own, excluded_token=trace.ids[t]), *draws]
         parts.append((t, len(draws), int((leaves == end).sum())))
     drawn = iter((yield from draw(asked)) if asked else [])
-    tokens = []
+    branched, after = {}, {}
     for t, count, rides in parts:
-        own_rollouts = next(drawn)
-        branches[t] += own_rollouts
+        branched[t] = list(next(drawn))
         sampled = estimate(r for _ in range(count) for r in next(drawn))
         # A rollout that would follow the trace to its end has the trace's verdict.
-        after = (
+        after[t] = (
             Estimate(int(trace.correct), 1, exact=True)
             if t + 1 == end
             else Estimate(sampled.successes + rides * trace.correct, sampled.rollouts + rides)
         )
-        tokens.append(_token(trace, scores, t, estimate(own_rollouts), after, limits))
-    return tokens
+    return branched, after
 
 
 def _sizes(chain: Chain, link: int, beliefs: Beliefs, limits: _Limits) -> tuple[int, int]:

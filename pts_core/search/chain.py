@@ -33,7 +33,7 @@ VALUES = np.linspace(0, 1, 33)  # the grid of V
 BRANCHES = (np.arange(25) + 0.5) / 25  # the grid of A
 LOG_BRANCHES, LOG_REST = np.log(BRANCHES), np.log1p(-BRANCHES)
 # The prior of a branch value: this share is uniform, the rest lies within this width of V.
-SHARE_ANYWHERE, WIDTH_NEAR = 0.2, 0.06
+SHARE_ANYWHERE, WIDTH_NEAR = 0.1, 0.06
 # Leaving with less than this probability is rounding: a backend may have no token left to take.
 NEVER = 1e-6
 ROUNDING = 1e-9  # 1 - 0.8 is a hair below 0.2 in floating point
