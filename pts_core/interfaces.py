@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pts_core.errors import ProblemError
 from pts_core.types import (
@@ -32,9 +32,26 @@ class Dataset(Protocol):
 
 
 class Oracle(Protocol):
-    """Judges a completion of a problem: True is correct. Raises ProblemError where it cannot."""
+    """Judges a completion of a problem: True is correct.
 
-    def __call__(self, problem: Problem, completion: Completion, /) -> bool: ...
+    None abstains: this completion cannot be judged (what the sandbox can't run, say). It counts
+    as not correct and is shown in the summary. Raises ProblemError where no completion of the
+    problem could be judged.
+    """
+
+    def __call__(self, problem: Problem, completion: Completion, /) -> bool | None: ...
+
+
+@runtime_checkable
+class ReferenceChecker(Protocol):
+    """An oracle that can tell before anything is generated whether a problem can be judged."""
+
+    def reference_completion(self, problem: Problem, /) -> str | None:
+        """A completion that must be judged correct; None where the dataset holds none.
+
+        Cheap: it runs nothing. Raises ProblemError where the reference answer cannot be used.
+        """
+        ...
 
 
 class Backend(Protocol):

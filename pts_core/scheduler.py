@@ -75,6 +75,7 @@ class Statistics:
     traces: int = 0
     rollouts: int = 0
     truncated_rollouts: int = 0
+    abstentions: int = 0
     generated_tokens: int = 0
     scored_positions: int = 0
     pivotal_tokens: int = 0
@@ -354,9 +355,11 @@ class Scheduler:
                 raise
             except Exception as error:
                 raise ProblemError(f"the oracle raised {in_one_line(error)}") from error
-        if not isinstance(verdict, bool | np.bool_):
+        if verdict is None:
+            self.statistics.abstentions += 1
+        elif not isinstance(verdict, bool | np.bool_):
             raise ProblemError(
-                f"the oracle must return True or False, not {type(verdict).__name__}"
+                f"the oracle must return True, False or None, not {type(verdict).__name__}"
             )
         return bool(verdict)
 

@@ -117,7 +117,7 @@ def print_summary(counts: Statistics, seconds: float) -> None:
         ("problems failed", counts.problems_failed, ""),
         ("problems searched", counts.problems_searched, ""),
         ("traces", counts.traces, ""),
-        ("rollouts", counts.rollouts, f"{counts.truncated_rollouts} truncated"),
+        ("rollouts", counts.rollouts, _remarks(counts)),
         ("generated tokens", counts.generated_tokens, ""),
         ("scored positions", counts.scored_positions, ""),
         ("pivotal tokens", counts.pivotal_tokens, ""),
@@ -127,6 +127,11 @@ def print_summary(counts: Statistics, seconds: float) -> None:
         table.add_row(name, f"{value:,}", remark)
     table.add_row("seconds", f"{seconds:.1f}", _phases(counts))
     Console(markup=False, highlight=False).print(table)
+
+
+def _remarks(counts: Statistics) -> str:
+    abstained = f", {counts.abstentions} not judged" if counts.abstentions else ""
+    return f"{counts.truncated_rollouts} truncated{abstained}"
 
 
 def _phases(counts: Statistics) -> str:

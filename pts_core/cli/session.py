@@ -121,6 +121,7 @@ class Session:
             "generated_tokens": counts.generated_tokens,
             "scored_positions": counts.scored_positions,
             "truncated_rollouts": counts.truncated_rollouts,
+            "abstentions": counts.abstentions,
             "pivotal_tokens": len(self.records),
             "undecided_tokens": counts.undecided_tokens,
             "excluded_tokens": counts.excluded_tokens,
