@@ -53,7 +53,7 @@ RIDERS = 2
 # Exploration: rollouts a round for each open candidate, and the chances of being pivotal at which
 # it goes on to confirmation. It is dropped where the chance is too small for what it may cost:
 # below this number over its --max-rollouts.
-ROLLOUTS_A_ROUND, MOST_ROUNDS = 2, 25
+ROLLOUTS_A_ROUND, MOST_ROUNDS = 1, 50
 LIKELY, WORTH_CONFIRMING = 0.65, 0.25
 UNLIKELY_ROLLOUTS, MOST_UNLIKELY = 3.0, 0.1
 # Of a candidate's rollouts at most this share explores; confirmation has at least this number.

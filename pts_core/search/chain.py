@@ -32,21 +32,22 @@ Bools = npt.NDArray[np.bool_]
 VALUES = np.linspace(0, 1, 33)  # the grid of V
 BRANCHES = (np.arange(25) + 0.5) / 25  # the grid of A
 LOG_BRANCHES, LOG_REST = np.log(BRANCHES), np.log1p(-BRANCHES)
-# The prior of a branch value: this share is uniform, the rest lies within this width of V.
-SHARE_ANYWHERE, WIDTH_NEAR = 0.1, 0.06
+# The prior of a branch value: a share is uniform, the rest lies within this width of V. A long
+# trace has more candidates, but hardly more tokens that decide: so many may lie anywhere.
+SHARE_ANYWHERE, MOST_ANYWHERE, WIDTH_NEAR = 0.1, 5, 0.06
 # Leaving with less than this probability is rounding: a backend may have no token left to take.
 NEVER = 1e-6
 ROUNDING = 1e-9  # 1 - 0.8 is a hair below 0.2 in floating point
 
 
-def _branch_prior() -> Floats:
-    """P(A | V after the link), shape (33, 25)."""
+def _branch_prior(candidates: int) -> Floats:
+    """P(A | V after the link), shape (33, 25), in a trace of so many candidates."""
+    share = min(SHARE_ANYWHERE, MOST_ANYWHERE / max(candidates, 1))
     near = np.exp(-((BRANCHES - VALUES[:, None]) ** 2) / (2 * WIDTH_NEAR**2))
     near /= near.sum(axis=1, keepdims=True)
-    return SHARE_ANYWHERE / len(BRANCHES) + (1 - SHARE_ANYWHERE) * near
+    return share / len(BRANCHES) + (1 - share) * near
 
 
-PRIOR = _branch_prior()
 DISTANCE = np.abs(VALUES[:, None] - BRANCHES)
 
 
@@ -83,6 +84,7 @@ class Chain:
         self.starts: Ints = np.flatnonzero(begins)
         self.ends: Ints = np.append(self.starts[1:], len(probs))
         self.candidates: Ints = np.flatnonzero(is_candidate[self.starts])
+        self._prior = _branch_prior(len(self.candidates))
         self.link_of: Ints = np.cumsum(begins) - 1
         self.leaving = np.array([self._leave_weights(m).sum() for m in range(len(self.starts))])
         self.rollouts = np.zeros(len(self.starts))
@@ -111,14 +113,16 @@ class Chain:
         later = np.zeros((count + 1, len(VALUES)))  # P(V at the end of the link | later links)
         later[count, -1 if self.verdict else 0] = 1
         for m in range(count - 1, -1, -1):
-            joint = PRIOR * evidence[m] * later[m + 1][:, None]
+            joint = self._prior * evidence[m] * later[m + 1][:, None]
             later[m] = self._spread(m, joint)
         result = Beliefs(*(np.zeros(count) for _ in range(4)))
         earlier = np.ones(len(VALUES))  # likelihood of earlier links given V at the link's start
         for m in range(count):
             place, rest = self._places[m]
             message = (
-                PRIOR * evidence[m] * (earlier[place] * (1 - rest) + earlier[place + 1] * rest)
+                self._prior
+                * evidence[m]
+                * (earlier[place] * (1 - rest) + earlier[place + 1] * rest)
             )
             self._summarize(m, message * later[m + 1][:, None], result)
             earlier = message.sum(axis=1)

@@ -84,7 +84,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "every prefix n=200": lambda: every_prefix(200),
     "branching 20": lambda: branching(max_rollouts=20, num_samples=5, **EVERYTHING),
     "branching 60": lambda: branching(max_rollouts=60, num_samples=5, **EVERYTHING),
-    "branching 60, fdr .5": lambda: branching(max_rollouts=60, num_samples=5, **EVERYTHING),
+    "branching 75, fdr .5": lambda: branching(max_rollouts=75, num_samples=5, **EVERYTHING),
     "branching 120": lambda: branching(max_rollouts=120, **EVERYTHING),
     "branching (default)": lambda: branching(**EVERYTHING),
     "branching 600": lambda: branching(max_rollouts=600, **EVERYTHING),
