@@ -68,6 +68,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: transformers.Qwen2Config(**LLAMA_LIKE),
     "mistral-sliding": lambda: transformers.MistralConfig(**LLAMA_LIKE, sliding_window=6),
     "gemma3": lambda: transformers.Gemma3TextConfig(**LLAMA_LIKE, head_dim=8, sliding_window=6),
+    "phi": lambda: transformers.PhiConfig(**SIZES, intermediate_size=64, partial_rotary_factor=0.5),
     "gpt2": lambda: transformers.GPT2Config(**SIZES),
     "qwen3-next": lambda: transformers.Qwen3NextConfig(
         **LLAMA_LIKE, **HYBRID, layer_types=["linear_attention", "full_attention"]
@@ -349,15 +350,90 @@ def test_a_request_that_cannot_be_drawn_does_not_stop_the_others() -> None:
         backend.score((1, 2), (3, 7, 4), sampling)
 
 
-def test_running_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def count_forwards(backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The token positions of each forward pass from now on."""
+    sizes: list[int] = []
+    forward = backend.engine._forward
+
+    def counting(ids: Any, *others: Any, **named: Any) -> Any:
+        sizes.append(ids.numel())
+        return forward(ids, *others, **named)
+
+    monkeypatch.setattr(backend.engine, "_forward", counting)
+    return sizes
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "qwen3-next"])
+def test_a_rollout_rides_its_trace_until_it_leaves(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the trace that a rollout takes, a nearby one and none: always the same rollout."""
+    backend, sampling = make_backend(name), POLICIES["filtered"]
+    prompt = (4, 8, 15)
+    plain = [Request(prompt, (), 0, i) for i in range(12)]
+    expected = generate(backend, plain, sampling)
+    positions = count_forwards(backend, monkeypatch)
+    for i in (0, 5, 9):
+        trace = expected[i].ids
+        backend.engine._known.clear()
+        assert generate(backend, [replace(plain[i], trace=trace)], sampling) == {i: expected[i]}
+        assert sum(positions) == len(prompt) + len(trace) - 1  # one pass over it and no step
+        drawn = generate(backend, [replace(r, trace=trace) for r in plain], sampling)
+        assert drawn == expected
+        changed = (*trace[:-1], (trace[-1] + 1) % 60)
+        assert generate(backend, [replace(plain[i], trace=changed)], sampling) == {i: expected[i]}
+        positions.clear()
+
+
+def test_a_trace_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, trace = make_backend(max_batch=16), tuple(range(20))
+    positions = count_forwards(backend, monkeypatch)
+    sampling = Sampling(horizon=30)
+    backend.score((1, 2), trace, sampling)
+    requests = [Request((1, 2), trace, t, t, excluded_token=trace[t]) for t in range(16)]
+    drawn = generate(backend, requests, sampling)
+    assert sum(positions) == 21 + sum(len(c.ids) for c in drawn.values())
+
+
+def test_memory_bounds_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column takes 2 layers · 2 heads · 8 numbers · 2 · 4 bytes = 256 bytes."""
+    sampling, requests = Sampling(horizon=20), [Request((1, 2), (), 0, i) for i in range(40)]
+    expected = generate(make_backend(max_batch=64), requests, sampling)
+    backend = make_backend(max_batch=64)
+    backend.engine.memory = 10 * 256 * (22 + 64)
+    positions = count_forwards(backend, monkeypatch)
+    assert generate(backend, requests, sampling) == expected
+    assert max(positions) == 8  # a fifth is for traces
+
+
+def test_running_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling, requests = Sampling(horizon=20), [Request((1, 2), (), 0, i) for i in range(40)]
+    expected = generate(make_backend(max_batch=64), requests, sampling)
+    backend = make_backend(max_batch=64)
+    forward = backend.engine.model.forward
+
+    def small(input_ids: Any, **others: Any) -> Any:
+        if len(input_ids) > 12:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return forward(input_ids=input_ids, **others)
+
+    monkeypatch.setattr(backend.engine.model, "forward", small)
+    assert generate(backend, requests, sampling) == expected
+    assert backend.engine.max_batch == 10  # 40, 20, 10
+
+
+def test_running_out_of_memory_at_last_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = make_backend()
+    generate(backend, [Request((1,), (), 0, 0)], Sampling(horizon=1))
 
     def fail(**_: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nStack:")
 
     monkeypatch.setattr(backend.engine.model, "forward", fail)
-    with pytest.raises(PtsError, match=r"memory with 1 rollouts .* lower --backend.max_batch"):
-        generate(backend, [Request((1,), (), 0, 0)], Sampling())
+    with pytest.raises(PtsError, match=r"memory with a single rollout: .* --max-new-tokens"):
+        generate(backend, [Request((1,), (), 0, 0)], Sampling(horizon=1))
+    with pytest.raises(PtsError, match="memory reading 2 tokens"):
+        generate(backend, [Request((1, 2), (), 0, 0)], Sampling())
     with pytest.raises(PtsError, match="memory scoring 2 tokens"):
         backend.score((1,), (2,), Sampling())
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from jinja2 import TemplateError
 
 from pts_core.errors import ProblemError, PtsError, UsageError
 from pts_core.types import Continuation, Request, Sampling, TokenIds, TokenScores
 from pts_transformers.engine import Engine
+from pts_transformers.steering import add_to_blocks
 
 
 class TransformersBackend:
@@ -62,6 +66,12 @@ class TransformersBackend:
         self, pull: Callable[[], Request | None], sampling: Sampling
     ) -> Iterator[tuple[Request, Continuation | ProblemError]]:
         return self.engine.generate(pull, sampling)
+
+    def steered(
+        self, vectors: Mapping[int, npt.NDArray[np.float32]], /
+    ) -> AbstractContextManager[None]:
+        """Adds vectors to the outputs of decoder blocks; see pts_core.interfaces.Steerable."""
+        return add_to_blocks(self.engine.model, vectors)
 
     def _encode_chat(self, query: str, system_prompt: str | None) -> TokenIds:
         if not self.tokenizer.chat_template:

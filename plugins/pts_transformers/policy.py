@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -73,6 +75,22 @@ def draw(probs: Tensor, uniforms: Tensor, excluded: Tensor) -> Tensor:
     _refuse(total[:, 0] <= 0, "the excluded token {} has all the probability", excluded)
     target = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
     return (cumulative > target).byte().argmax(dim=-1)  # the first that exceeds
+
+
+def intervals(
+    probs: Tensor, ids: Tensor
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The uniforms that `draw` turns into given tokens: those from `low` on, below `high`.
+
+    `probs` has shape (rows, vocab), `ids` and both results have shape (rows,).
+    """
+    if probs.device.type == "mps":  # has no float64
+        probs, ids = probs.cpu(), ids.cpu()
+    cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
+    high = cumulative.gather(1, ids[:, None])[:, 0]
+    low = high - probs.gather(1, ids[:, None])[:, 0]
+    total = cumulative[:, -1]
+    return (low / total).cpu().numpy(), (high / total).cpu().numpy()
 
 
 def _check(sampling: Sampling) -> None:

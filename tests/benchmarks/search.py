@@ -82,7 +82,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "bisection n=50": lambda: bisection(num_samples=50, **EVERYTHING),
     "bisection n=200": lambda: bisection(num_samples=200, **EVERYTHING),
     "every prefix n=200": lambda: every_prefix(200),
-    "branching 20": lambda: branching(max_rollouts=20, num_samples=5, **EVERYTHING),
+    "branching 40": lambda: branching(max_rollouts=40, num_samples=5, **EVERYTHING),
     "branching 60": lambda: branching(max_rollouts=60, num_samples=5, **EVERYTHING),
     "branching 75, fdr .5": lambda: branching(max_rollouts=75, num_samples=5, **EVERYTHING),
     "branching 120": lambda: branching(max_rollouts=120, **EVERYTHING),

@@ -1,0 +1,58 @@
+"""Adds vectors to the outputs of a model's decoder blocks, by forward hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from pts_core.errors import PtsError, UsageError
+
+
+@contextmanager
+def add_to_blocks(model: Any, vectors: Mapping[int, npt.NDArray[np.float32]]) -> Iterator[None]:
+    """Adds vectors[n] to the output of block n (counted from 0) at every position, inside.
+
+    Raises UsageError for a block that there is not, or a vector that is not as wide as the model.
+    """
+    blocks = _blocks(model)
+    width = model.config.get_text_config().hidden_size
+    for layer, vector in vectors.items():
+        if layer not in range(len(blocks)):
+            raise UsageError(f"there is no layer {layer}: the model has 0 to {len(blocks) - 1}")
+        if vector.shape != (width,):
+            raise UsageError(
+                f"the vector of layer {layer} has {vector.size} numbers and the model is {width} "
+                "wide: is it of another model?"
+            )
+    hooks = [blocks[n].register_forward_hook(_adding(v, model)) for n, v in vectors.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _adding(vector: npt.NDArray[np.float32], model: Any) -> Any:
+    added = torch.tensor(vector, device=model.device, dtype=model.dtype)
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:  # noqa: ARG001 - as torch calls
+        if isinstance(output, tuple):
+            return (output[0] + added, *output[1:])
+        return output + added
+
+    return hook
+
+
+def _blocks(model: Any) -> list[nn.Module]:
+    """The first list of modules that is as long as the configuration says."""
+    count = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return list(module)
+    raise PtsError(f"{type(model).__name__} has no list of {count} decoder blocks to steer")
