@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pts_core.errors import ProblemError
 from pts_core.types import (
     Completion,
     Continuation,
+    ExportReport,
     Problem,
     Request,
     Sampling,
     TokenIds,
     TokenScores,
 )
+
+if TYPE_CHECKING:  # numpy is not needed for `pts --help`
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Dataset(Protocol):
@@ -54,11 +60,21 @@ class ReferenceChecker(Protocol):
         ...
 
 
+@runtime_checkable
+class Explainer(Protocol):
+    """An oracle that judges one problem in one way and another in another."""
+
+    def explain(self, problem: Problem, /) -> str:
+        """How it judges the problem, and why. Raises ProblemError where it can't."""
+        ...
+
+
 class Backend(Protocol):
     """A model: token ids in, token ids out. Nothing here assumes that it runs on this machine.
 
     `end_of_sequence` are the token ids that end a completion, the one to append first;
     `context_length` is the most tokens of prompt and completion together, None if unbounded.
+    A `note`, where a backend has one, is a line for the user on how it runs the model.
     """
 
     model_id: str
@@ -97,7 +113,39 @@ class Backend(Protocol):
         ...
 
 
-class Exporter(Protocol):
-    """Turns pivotal-token records into a file; returns how many rows it wrote."""
+@runtime_checkable
+class Steerable(Backend, Protocol):
+    """A backend that can add vectors to what goes through its model."""
 
-    def __call__(self, records: Iterable[Mapping[str, Any]], output_path: Path, /) -> int: ...
+    def steered(
+        self, vectors: Mapping[int, npt.NDArray[np.float32]], /
+    ) -> AbstractContextManager[None]:
+        """Inside, vectors[n] is added to the output of decoder block n, counted from 0, at every
+        position. Raises UsageError for a vector that does not fit the model."""
+        ...
+
+
+class Exporter(Protocol):
+    """Turns pivotal-token records (pts_core.records) into a file, and says what became of them.
+
+    Writes nothing where no record can be exported.
+    """
+
+    def __call__(
+        self, records: Sequence[Mapping[str, Any]], output_path: Path, /
+    ) -> ExportReport: ...
+
+
+class Publisher(Protocol):
+    """Publishes a file in a repository, with a card that describes it."""
+
+    def card(self, path: Path, /) -> str:
+        """The card of a file, made from what is in it. Raises PtsError where it can't be read."""
+        ...
+
+    def publish(self, path: Path, /) -> str:
+        """Puts the file and its card there, both or neither; where they can be seen.
+
+        Raises PtsError where that is not possible, before anything is sent if it can tell.
+        """
+        ...

@@ -6,11 +6,13 @@ already published, so that their readers work.
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pts_core
 from pts_core.errors import PtsError, UsageError
@@ -71,28 +73,164 @@ def make_record(
     }
 
 
-def open_output(path: Path, *, overwrite: bool) -> IO[str]:
-    """Opens a file for records without yet emptying it, before anything is generated for it.
+# What every pivotal-token data set of this kind has; the rest of a record is checked if there.
+_NEEDED = {
+    "model_id": str,
+    "query": str,
+    "pivot_context": str,
+    "pivot_token": str,
+    "prob_before": float,
+    "prob_after": float,
+    "prob_delta": float,
+}
 
-    Raises UsageError where it holds something already (and not `overwrite`) or can't be written.
+
+def read_records(path: Path) -> list[Record]:
+    """The pivotal tokens of a file. Those of other tools may lack the fields from `context_ids` on.
+
+    Raises UsageError where the file can't be opened, PtsError where it holds none, at a line that
+    is no pivotal token and at one that a newer version of pts wrote.
     """
-    try:
-        file = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    if not overwrite and path.stat().st_size > 0:
-        file.close()
-        raise UsageError(f"{path} exists; give another --output-path, or --overwrite")
-    return file
+    records = []
+    for number, record in read_json_lines(path):
+        try:
+            _check_record(record)
+        except ValueError as error:
+            raise PtsError(f"{path}, line {number}: {error}") from error
+        records.append(record)
+    if not records:
+        raise PtsError(f"{path} holds no pivotal tokens")
+    return records
 
 
-def append(file: IO[str], record: Record) -> None:
-    """Writes a record and hands it to the operating system. Raises PtsError (disk full, say)."""
+def common_model(records: Sequence[Mapping[str, Any]]) -> str:
+    """The model that all records are of. Raises PtsError where there are several: their token
+    ids and their probabilities don't belong together."""
+    models = sorted({str(record["model_id"]) for record in records})
+    if len(models) > 1:
+        raise PtsError(
+            f"the records are of {len(models)} models ({', '.join(models[:4])}): "
+            "export the records of each model from a file of their own"
+        )
+    return models[0]
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one object a line. Raises PtsError (disk full, say)."""
     try:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except OSError as error:
-        raise PtsError(f"cannot write {file.name}: {error.strerror}") from error
+        raise PtsError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _check_record(record: Record) -> None:
+    """Raises ValueError for what is no pivotal token, or one that is not understood here."""
+    if record.get("schema_version", 0) not in range(SCHEMA_VERSION + 1):
+        raise ValueError(
+            f"its schema_version is {record['schema_version']!r}, and this pts knows "
+            f"{SCHEMA_VERSION}: upgrade pts"
+        )
+    for name, kind in _NEEDED.items():
+        if name not in record:
+            raise ValueError(f"no pivotal token: it has no {name!r}")
+        value = float(record[name]) if type(record[name]) is int else record[name]
+        if not isinstance(value, kind) or value != value:
+            raise ValueError(f"no pivotal token: {name!r} is {record[name]!r}")
+    if "context_ids" in record:
+        ids = [*_list(record, "context_ids"), record.get("pivot_token_id")]
+        if not all(type(i) is int and i >= 0 for i in ids):
+            raise ValueError("no pivotal token: 'context_ids' and 'pivot_token_id' must be ids")
+        if record.get("prompt_length") not in range(1, len(ids)):
+            raise ValueError(f"no pivotal token: 'prompt_length' is {record['prompt_length']!r}")
+    if "alternatives" in record:
+        counts = _list(record, "rollouts")
+        if len(counts) != 2 or not all(type(n) is int and n > 0 for n in counts):
+            raise ValueError(f"no pivotal token: 'rollouts' is {counts!r}")
+        for other in _list(record, "alternatives"):
+            _check_alternative(other)
+
+
+def _list(record: Record, name: str) -> list[Any]:
+    value = record.get(name)
+    if not isinstance(value, list):
+        raise ValueError(f"no pivotal token: {name!r} must be a list, not {value!r}")
+    return value
+
+
+def _check_alternative(other: Any) -> None:
+    if not (
+        isinstance(other, dict)
+        and isinstance(other.get("token"), str)
+        and type(other.get("token_id")) is int
+        and type(other.get("rollouts")) is int
+        and other["rollouts"] > 0
+        and type(other.get("prob")) in (int, float)
+        and 0 <= other["prob"] <= 1
+    ):
+        raise ValueError(f"no pivotal token: one of its alternatives is {str(other)[:60]}")
+
+
+class Output:
+    """A file of records that grows by whole problems, so that no reader ever sees half of one.
+
+    What the file holds already (`replace`) stays until as much has been written again, beside it.
+    Raises UsageError where it may not be replaced or can't be written, PtsError (disk full, say)
+    when writing.
+    """
+
+    def __init__(self, path: Path, *, replace: bool) -> None:
+        self.path = path
+        self.count = 0
+        try:
+            self._is_new = not path.exists()
+            self._before = 0 if self._is_new else path.read_bytes().count(b"\n")
+            if self._before and not replace:
+                raise UsageError(f"{path} exists; give another --output-path, or --overwrite")
+            self._beside = path.with_name(path.name + ".partial") if self._before else None
+            self._file = open(self._beside or path, "wb", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Appends records in one piece."""
+        if not records:
+            return
+        data = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(size)
+            raise PtsError(f"cannot write {self.path}: {error.strerror}") from error
+        self.count += len(records)
+        if self.count >= self._before:
+            self._put_in_place()
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close(complete=False)
+
+    def close(self, *, complete: bool) -> None:
+        """`complete` says that what was written is all there is to be."""
+        if self._file.closed:
+            return
+        if complete or self.count >= self._before:
+            self._put_in_place()
+        self._file.close()
+        if self._beside is not None:
+            self._beside.unlink()
+        if not complete and not self.count and self._is_new:
+            self.path.unlink()
+
+    def _put_in_place(self) -> None:
+        if self._beside is not None:
+            self._beside.replace(self.path)
+            self._beside = None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Record]]:

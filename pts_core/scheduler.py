@@ -20,8 +20,10 @@ import numpy.typing as npt
 
 from pts_core.discoveries import FalseDiscoveryControl
 from pts_core.errors import ProblemError, in_one_line
-from pts_core.interfaces import Backend, Oracle
+from pts_core.interfaces import Backend, Oracle, ReferenceChecker
+from pts_core.journal import Journal, Judged, Log
 from pts_core.search.conversation import Ask, Draw, Outcome, Score, Search, Strategy, Task
+from pts_core.timeouts import TimeLimit, time_limit
 from pts_core.types import (
     Completion,
     Continuation,
@@ -31,8 +33,12 @@ from pts_core.types import (
     Rollout,
     Sampling,
     TokenIds,
+    TokenScores,
     Trace,
 )
+
+# The longest that an oracle may take over one completion.
+ORACLE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,11 @@ Event = Found | Ended
 
 @dataclass
 class Statistics:
-    """What a run has done so far. `seconds` is wall time by phase."""
+    """What a run has done so far. `seconds` is wall time by phase.
+
+    `rollouts` counts all that stand behind the result, of which `kept_rollouts` come from the
+    journal; `lacking_rollouts` were asked for and are not in a closed one.
+    """
 
     problems_seen: int = 0
     problems_searched: int = 0
@@ -76,6 +86,8 @@ class Statistics:
     rollouts: int = 0
     truncated_rollouts: int = 0
     abstentions: int = 0
+    kept_rollouts: int = 0
+    lacking_rollouts: int = 0
     generated_tokens: int = 0
     scored_positions: int = 0
     pivotal_tokens: int = 0
@@ -120,10 +132,12 @@ class _OpenSearch:
 
     problem: Problem
     prompt: TokenIds = ()
+    log: Log | None = None
     search: Search | None = None
     replies: list[list[Rollout | None]] = field(default_factory=list)
     missing: int = 0
     drawn: Counter[bytes] = field(default_factory=Counter)
+    found: list[PivotalToken] = field(default_factory=list)
     events: deque[Event] = field(default_factory=deque)
     ended: bool = False
 
@@ -142,6 +156,9 @@ class Scheduler:
 
     `given` maps the id of every problem to the completions to search instead of sampled ones.
     Tokens with a p-value are reported under control of false discoveries at level `fdr`.
+    A rollout that is in the `journal` is not drawn again; `judge_again` asks the oracle for its
+    verdict anew. Where the journal is closed nothing is drawn at all: what a search asks for and
+    isn't there, it doesn't get.
     """
 
     def __init__(
@@ -153,6 +170,8 @@ class Scheduler:
         prompting: Prompting | None = None,
         given: Mapping[str, Sequence[TokenIds]] | None = None,
         fdr: float = 0.1,
+        journal: Journal | None = None,
+        judge_again: bool = False,
     ) -> None:
         self.backend = backend
         self.oracle = oracle
@@ -160,6 +179,8 @@ class Scheduler:
         self.sampling = sampling
         self.prompting = prompting or Prompting()
         self.given = given
+        self.journal = journal
+        self.judge_again = judge_again
         self.statistics = Statistics()
         self._discoveries = FalseDiscoveryControl(fdr)
         self._problems: Iterator[Problem] = iter(())
@@ -228,13 +249,30 @@ class Scheduler:
         opened = _OpenSearch(problem)
         self._open.append(opened)
         try:
+            self._check_reference(problem)
             opened.prompt = self._prompt(problem)
+            opened.log = Log(problem)
+            if self.journal is not None:
+                opened.log = self.journal.open(problem, opened.prompt)
+            if opened.log.result is not None and not opened.log.is_closed:
+                self._end_again(opened, opened.log)
+                return
             seed = _stream(problem, b"", self.sampling.seed)
             opened.search = self.strategy(Task(problem, self._given_traces(problem), seed))
         except ProblemError as error:
             self._end(opened, error)
         else:
             self._advance(opened, None)
+
+    def _check_reference(self, problem: Problem) -> None:
+        """Raises ProblemError, before anything is generated, where nothing could be judged."""
+        if isinstance(self.oracle, ReferenceChecker):
+            try:
+                self.oracle.reference_completion(problem)
+            except ProblemError:
+                raise
+            except Exception as error:
+                raise ProblemError(f"the oracle raised {in_one_line(error)}") from error
 
     def _prompt(self, problem: Problem) -> TokenIds:
         # Not str.format: braces in a template or a query are mathematics, not fields.
@@ -265,7 +303,7 @@ class Scheduler:
                     f"a given completion has {len(ids)} tokens, more than --max-new-tokens "
                     f"{self.sampling.horizon}"
                 )
-            traces.append(Trace(str(i), ids, self._judge(problem, ids, truncated=False)))
+            traces.append(Trace(str(i), ids, bool(self._judge(problem, ids, truncated=False))))
         return tuple(traces)
 
     def _advance(self, opened: _OpenSearch, reply: Any) -> None:
@@ -282,23 +320,34 @@ class Scheduler:
             except ProblemError as error:
                 self._end(opened, error)
                 return
-            if isinstance(ask, list) and opened.missing:
+            if opened.missing:
                 return
 
     def _answer(self, opened: _OpenSearch, ask: Ask) -> Any:
         """The reply to an ask. For draws that is None: their rollouts are on their way."""
         if isinstance(ask, PivotalToken):
+            opened.found.append(ask)
             opened.events.append(Found(opened.problem, opened.prompt, ask))
             return None
         if isinstance(ask, Score):
-            self.statistics.scored_positions += len(ask.trace)
-            with self.statistics.phase("scoring"):
-                return self.backend.score(opened.prompt, ask.trace, self.sampling)
+            return self._score(opened, ask.trace)
         opened.replies = [[None] * d.count for d in ask]
-        opened.missing = sum(d.count for d in ask)
         for i, wanted in enumerate(ask):
             self._submit(opened, i, wanted)
-        return [()] * len(ask)  # used only when nothing was to be drawn
+        return None if opened.missing else _complete(opened.replies)
+
+    def _score(self, opened: _OpenSearch, trace: TokenIds) -> TokenScores:
+        """The policy along a trace, from the journal if it is there."""
+        assert opened.log is not None
+        if trace not in opened.log.scores:
+            if opened.log.is_closed:
+                raise ProblemError("its journal has no token probabilities of a trace")
+            self.statistics.scored_positions += len(trace)
+            with self.statistics.phase("scoring"):
+                scores = self.backend.score(opened.prompt, trace, self.sampling)
+            opened.log.score(trace, scores)
+            return scores
+        return opened.log.scores[trace]
 
     def _submit(self, opened: _OpenSearch, index: int, wanted: Draw) -> None:
         """Queues the requests of a draw, each with a random stream of its own."""
@@ -318,10 +367,28 @@ class Scheduler:
                 first_token=wanted.first_token,
                 excluded_token=wanted.excluded_token,
             )
-            self._slots[request.stream] = _Slot(opened, index, place)
+            self._draw(opened, request, _Slot(opened, index, place))
+
+    def _draw(self, opened: _OpenSearch, request: Request, slot: _Slot) -> None:
+        """Takes a rollout from the journal if it is there; else the backend is asked for it."""
+        assert opened.log is not None
+        judged = opened.log.drawn.get(request.stream)
+        if judged is None:
+            if opened.log.is_closed:
+                self.statistics.lacking_rollouts += 1
+                return
+            opened.missing += 1
+            self._slots[request.stream] = slot
             self._waiting.append(request)
+            return
+        if self.judge_again:
+            correct = self._judge_rollout(opened, request, judged.continuation)
+            judged = Judged(judged.continuation, correct)
+        self.statistics.kept_rollouts += 1
+        self._deliver(slot, request, judged)
 
     def _receive(self, request: Request, result: Continuation | ProblemError) -> None:
+        """Takes a rollout from the backend: it is judged, kept and handed to its search."""
         slot = self._slots.pop(request.stream, None)
         if slot is None:  # its problem has failed meanwhile
             return
@@ -329,43 +396,71 @@ class Scheduler:
         if isinstance(result, ProblemError):
             self._end(opened, result)
             return
-        self.statistics.rollouts += 1
         self.statistics.generated_tokens += len(result.ids)
-        self.statistics.truncated_rollouts += result.truncated
         try:
-            correct = self._judge(
-                opened.problem, request.trace[: request.start] + result.ids, result.truncated
-            )
+            judged = Judged(result, self._judge_rollout(opened, request, result))
         except ProblemError as error:
             self._end(opened, error)
             return
-        opened.replies[slot.draw][slot.place] = Rollout(
-            request.start, result.ids, correct, result.truncated
-        )
+        assert opened.log is not None
+        opened.log.rollout(request, judged)
+        self._deliver(slot, request, judged)
         opened.missing -= 1
         if not opened.missing:
-            self._advance(opened, [tuple(r) for r in opened.replies])
+            self._advance(opened, _complete(opened.replies))
 
-    def _judge(self, problem: Problem, ids: TokenIds, truncated: bool) -> bool:
+    def _deliver(self, slot: _Slot, request: Request, judged: Judged) -> None:
+        continuation, correct = judged
+        self.statistics.rollouts += 1
+        self.statistics.truncated_rollouts += continuation.truncated
+        self.statistics.abstentions += correct is None
+        slot.owner.replies[slot.draw][slot.place] = Rollout(
+            request.start, continuation.ids, bool(correct), continuation.truncated
+        )
+
+    def _judge_rollout(
+        self, opened: _OpenSearch, request: Request, continuation: Continuation
+    ) -> bool | None:
+        ids = request.trace[: request.start] + continuation.ids
+        return self._judge(opened.problem, ids, continuation.truncated)
+
+    def _judge(self, problem: Problem, ids: TokenIds, truncated: bool) -> bool | None:
+        """The oracle's verdict on a completion. Raises ProblemError where it gives none."""
         text = self.backend.decode(ids, skip_special_tokens=True)
         with self.statistics.phase("judging"):
             try:
-                verdict = self.oracle(problem, Completion(text, ids, truncated))
+                with time_limit(ORACLE_SECONDS):
+                    verdict = self.oracle(problem, Completion(text, ids, truncated))
+            except TimeLimit as error:
+                raise ProblemError(f"the oracle took more than {ORACLE_SECONDS} s") from error
             except ProblemError:
                 raise
             except Exception as error:
                 raise ProblemError(f"the oracle raised {in_one_line(error)}") from error
-        if verdict is None:
-            self.statistics.abstentions += 1
-        elif not isinstance(verdict, bool | np.bool_):
+        if verdict is not None and not isinstance(verdict, bool | np.bool_):
             raise ProblemError(
                 f"the oracle must return True, False or None, not {type(verdict).__name__}"
             )
-        return bool(verdict)
+        return None if verdict is None else bool(verdict)
+
+    def _end_again(self, opened: _OpenSearch, log: Log) -> None:
+        """A problem that an earlier run has finished: what it found, from the journal."""
+        assert log.result is not None
+        outcome, tokens = log.result
+        opened.events.extend(Found(opened.problem, opened.prompt, token) for token in tokens)
+        self.statistics.rollouts += log.rollouts
+        self.statistics.kept_rollouts += log.rollouts
+        opened.log = None
+        self._end(opened, outcome)
 
     def _end(self, opened: _OpenSearch, outcome: Outcome | ProblemError) -> None:
         opened.ended = True
         opened.drawn.clear()
+        if opened.log is not None and isinstance(outcome, Outcome):
+            opened.log.end(outcome, opened.found)
+        elif opened.log is not None:
+            opened.log.close()  # to be tried again by the next run
+        opened.log = None
         counts = self.statistics
         if isinstance(outcome, ProblemError):
             counts.problems_failed += 1
@@ -379,6 +474,11 @@ class Scheduler:
             counts.excluded_tokens += outcome.excluded
             counts.following += outcome.following
         opened.events.append(Ended(opened.problem, outcome))
+
+
+def _complete(replies: list[list[Rollout | None]]) -> list[tuple[Rollout, ...]]:
+    """The rollouts of each draw; fewer than asked for where a closed journal lacks some."""
+    return [tuple(r for r in reply if r is not None) for reply in replies]
 
 
 def _stream(problem: Problem, prefix: bytes, number: int) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from pts_core.errors import PtsError
 from pts_core.records import Record, read_json_lines
 from pts_core.types import Problem, TokenIds
+
+T = TypeVar("T")
 
 
 def read_traces(
@@ -19,20 +22,27 @@ def read_traces(
     `completion_ids` or by `completion`, a text, which is encoded as it stands. Raises PtsError
     naming the line where a row lacks one of them, matches no problem or has ids that aren't.
     """
+    return read_rows(path, problems, lambda row: _completion(row, encode))
+
+
+def read_rows(
+    path: Path, problems: Iterable[Problem], take: Callable[[Record], T]
+) -> dict[str, list[T]]:
+    """What `take` makes of the rows of each problem, by problem id; see `read_traces`."""
     ids: set[str] = set()
     queries: dict[str, str] = {}
     for problem in problems:
         ids.add(problem.id)
         queries.setdefault(problem.query, problem.id)
-    traces: dict[str, list[TokenIds]] = {}
+    found: dict[str, list[T]] = {}
     for number, row in read_json_lines(path):
         try:
-            traces.setdefault(_problem_id(row, ids, queries), []).append(_completion(row, encode))
+            found.setdefault(_problem_id(row, ids, queries), []).append(take(row))
         except ValueError as error:
             raise PtsError(f"{path}, line {number}: {error}") from error
-    if not traces:
+    if not found:
         raise PtsError(f"{path} holds no completions")
-    return traces
+    return found
 
 
 def _problem_id(row: Record, ids: set[str], queries: dict[str, str]) -> str:

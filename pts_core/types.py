@@ -175,3 +175,13 @@ class PivotalToken:
     @property
     def delta(self) -> float:
         return self.prob_after - self.prob_before
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an exporter wrote: how many rows, how many it left out by reason, and lines for the
+    user on what to know about them. With no rows it has written nothing."""
+
+    rows: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pts_core.errors import PtsError, UsageError
-from pts_core.records import append, make_record, open_output, read_json_lines
+from pts_core.records import Output, make_record, read_json_lines
 from pts_core.traces import read_traces
 from pts_core.types import Alternative, PivotalToken, Problem, Sampling, Trace
 
@@ -52,19 +52,20 @@ def test_a_record_has_the_fields_of_the_format():
     }
 
 
-def test_records_are_on_disk_as_soon_as_they_are_appended(tmp_path: Path):
+def test_records_are_on_disk_as_soon_as_they_are_written(tmp_path: Path):
     path = tmp_path / "out.jsonl"
-    file = open_output(path, overwrite=False)
-    append(file, record())
-    assert [r for _, r in read_json_lines(path)] == [json.loads(json.dumps(record()))]
+    output = Output(path, replace=False)
+    output.write([record(), record()])
+    assert [r for _, r in read_json_lines(path)] == [json.loads(json.dumps(record()))] * 2
+    output.close(complete=True)
 
 
 def test_datasets_reads_what_we_write(tmp_path: Path):
     import datasets
 
     path = tmp_path / "out.jsonl"
-    with open_output(path, overwrite=False) as file:
-        append(file, record())
+    with Output(path, replace=False) as output:
+        output.write([record()])
     rows = datasets.load_dataset(
         "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
     )
@@ -72,15 +73,38 @@ def test_datasets_reads_what_we_write(tmp_path: Path):
     assert rows[0]["context_ids"] == [1, 2, 5]
 
 
-def test_an_output_that_holds_something_is_not_overwritten(tmp_path: Path):
+def test_an_output_that_holds_something_is_not_replaced_unasked(tmp_path: Path):
     path = tmp_path / "out.jsonl"
     path.write_text("{}\n")
     with pytest.raises(UsageError, match="--overwrite"):
-        open_output(path, overwrite=False)
-    open_output(path, overwrite=True).close()
-    assert path.read_text() == "{}\n"  # emptied only when there is something to put there
+        Output(path, replace=False)
     with pytest.raises(UsageError, match="cannot write"):
-        open_output(tmp_path / "no" / "such" / "out.jsonl", overwrite=False)
+        Output(tmp_path / "no" / "such" / "out.jsonl", replace=False)
+
+
+def test_an_output_is_replaced_when_as_much_is_there_again(tmp_path: Path):
+    path = tmp_path / "out.jsonl"
+    path.write_text("{}\n{}\n")
+    with Output(path, replace=True) as output:
+        output.write([record()])
+        assert path.read_text() == "{}\n{}\n"
+        output.write([record()])
+        assert len(list(read_json_lines(path))) == 2
+        assert path.read_text().startswith('{"model_id"')
+    with Output(path, replace=True) as output:  # ends early: what was there stays
+        output.write([record()])
+    assert len(list(read_json_lines(path))) == 2
+    output = Output(path, replace=True)
+    output.write([record()])
+    output.close(complete=True)  # there is no more than this now
+    assert len(list(read_json_lines(path))) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_an_output_that_got_nothing_leaves_no_file(tmp_path: Path):
+    with Output(tmp_path / "out.jsonl", replace=False):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

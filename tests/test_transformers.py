@@ -820,7 +820,11 @@ def test_devices_and_types(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, torch.float16),
     ):
         config.dtype = own
-        assert loading.choose_dtype("auto", cpu, config) == torch.float32
+        for native in (True, False):
+            monkeypatch.setattr(loading, "_multiplies_bfloat16", lambda native=native: native)
+            half = native and own in (torch.bfloat16, None)
+            on_cpu = torch.bfloat16 if half else torch.float32
+            assert loading.choose_dtype("auto", cpu, config) == on_cpu
         assert loading.choose_dtype("auto", cuda, config) == on_cuda
         assert loading.choose_dtype("bfloat16", cuda, config) == torch.bfloat16
 

@@ -15,21 +15,22 @@ from pts_core.types import Continuation, Request, Sampling, TokenIds, TokenScore
 from pts_transformers.engine import Engine
 from pts_transformers.steering import add_to_blocks
 
+_NOTHING_SHARED = (
+    "this model's layers keep a state of their own: rollouts share no prefix and run in groups, "
+    "which is slower"
+)
 
-class TransformersBackend:
-    """A Backend (pts_core.interfaces) of a causal language model and its tokenizer."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, model_id: str, max_batch: int = 64) -> None:
+class TokenizerBackend:
+    """A Backend (pts_core.interfaces) that encodes and decodes, but has no model to draw with."""
+
+    note = ""
+
+    def __init__(self, config: Any, tokenizer: Any, *, model_id: str) -> None:
         self.model_id = model_id
-        self.end_of_sequence = end_of_sequence(model, tokenizer, model_id)
-        self.context_length = context_length(model.config)
         self.tokenizer = tokenizer
-        self.engine = Engine(
-            model,
-            end_of_sequence=self.end_of_sequence,
-            context_length=self.context_length,
-            max_batch=max_batch,
-        )
+        self.end_of_sequence: TokenIds = (tokenizer.eos_token_id,)
+        self.context_length = context_length(config)
 
     def encode_prompt(
         self, query: str, *, system_prompt: str | None = None, chat: bool | None = None
@@ -59,19 +60,14 @@ class TransformersBackend:
         )
         return text
 
-    def score(self, prompt: TokenIds, completion: TokenIds, sampling: Sampling) -> TokenScores:
-        return self.engine.score(prompt, completion, sampling)
+    def score(self, _: TokenIds, __: TokenIds, ___: Sampling, /) -> TokenScores:
+        raise PtsError(f"{self.model_id} is here without its weights: it scores nothing")
 
     def generate(
-        self, pull: Callable[[], Request | None], sampling: Sampling
+        self, pull: Callable[[], Request | None], _: Sampling, /
     ) -> Iterator[tuple[Request, Continuation | ProblemError]]:
-        return self.engine.generate(pull, sampling)
-
-    def steered(
-        self, vectors: Mapping[int, npt.NDArray[np.float32]], /
-    ) -> AbstractContextManager[None]:
-        """Adds vectors to the outputs of decoder blocks; see pts_core.interfaces.Steerable."""
-        return add_to_blocks(self.engine.model, vectors)
+        while (request := pull()) is not None:
+            yield request, ProblemError(f"{self.model_id} is here without its weights")
 
     def _encode_chat(self, query: str, system_prompt: str | None) -> TokenIds:
         if not self.tokenizer.chat_template:
@@ -94,6 +90,44 @@ class TransformersBackend:
                 f"the chat template of {self.model_id} fails ({reason}): use --chat off"
             ) from error
         return tuple(ids)
+
+
+class TransformersBackend(TokenizerBackend):
+    """A causal language model and its tokenizer."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        model_id: str,
+        max_batch: int = 64,
+        memory: int | None = None,
+    ) -> None:
+        super().__init__(model.config, tokenizer, model_id=model_id)
+        self.end_of_sequence = end_of_sequence(model, tokenizer, model_id)
+        self.engine = Engine(
+            model,
+            end_of_sequence=self.end_of_sequence,
+            context_length=self.context_length,
+            max_batch=max_batch,
+            memory=memory,
+        )
+        self.note = "" if self.engine.shares else _NOTHING_SHARED
+
+    def score(self, prompt: TokenIds, completion: TokenIds, sampling: Sampling) -> TokenScores:
+        return self.engine.score(prompt, completion, sampling)
+
+    def generate(
+        self, pull: Callable[[], Request | None], sampling: Sampling
+    ) -> Iterator[tuple[Request, Continuation | ProblemError]]:
+        return self.engine.generate(pull, sampling)
+
+    def steered(
+        self, vectors: Mapping[int, npt.NDArray[np.float32]], /
+    ) -> AbstractContextManager[None]:
+        """Adds vectors to the outputs of decoder blocks; see pts_core.interfaces.Steerable."""
+        return add_to_blocks(self.engine.model, vectors)
 
 
 def end_of_sequence(model: Any, tokenizer: Any, model_id: str) -> TokenIds:

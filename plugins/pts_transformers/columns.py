@@ -40,14 +40,14 @@ class Columns(Cache):  # type: ignore[misc]
     def first(self) -> int:
         return self.end - max(self.lengths, default=0)
 
-    def paste(self, layers: Layers, length: int, most_rows: int) -> None:
-        """Adds a row with the first `length` tokens of `layers`; never allocates `most_rows`+1."""
-        row = len(self.lengths)
-        if row == self._rows:
-            self._move(min(most_rows, max(8, 2 * row)), length, layers)
-        elif length > self.end:
-            self._move(self._rows, length, layers)
-        columns = slice(self.end - length, self.end)
+    def reserve(self, rows: int, length: int, like: Layers) -> None:
+        """Room for so many rows in all, the longest new one of `length` tokens."""
+        if rows > self._rows or length > self.end:
+            self._move(max(rows, self._rows), length, like)
+
+    def paste(self, layers: Layers, length: int) -> None:
+        """Adds a row with the first `length` tokens of `layers`, for which there is room."""
+        row, columns = len(self.lengths), slice(self.end - length, self.end)
         for layer, (keys, values) in zip(self.layers, layers, strict=True):
             layer.keys[row, :, columns] = keys[0, :, :length]
             layer.values[row, :, columns] = values[0, :, :length]

@@ -341,14 +341,18 @@ class Engine:
         if not self.shares:
             prefixes = [row.request.prefix for row in fresh]
             return state or Together(prefixes, self.model, self._forward)
-        if state is None:
+        if fresh:
             assert fresh[0].known is not None
-            state = Columns(len(fresh[0].known.layers))
-        assert isinstance(state, Columns)
-        for row in fresh:
-            assert row.known is not None
-            state.paste(row.known.layers, row.length - 1, self.max_batch)
-            row.known = None
+            like = fresh[0].known.layers
+            state = state or Columns(len(like))
+            assert isinstance(state, Columns)
+            rows = len(state.lengths) + len(fresh)
+            state.reserve(rows, max(row.length for row in fresh) - 1, like)
+            for row in fresh:
+                assert row.known is not None
+                state.paste(row.known.layers, row.length - 1)
+                row.known = None
+        assert state is not None
         return state
 
     def _logits(self, state: Columns | Together, rows: Sequence[_Row]) -> Tensor:

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from pts_core.errors import PtsError, UsageError
-from pts_transformers.backend import TransformersBackend
+from pts_transformers.backend import TokenizerBackend, TransformersBackend
 from pts_transformers.memory import out_of_memory
 
 _NO_TOKENIZER = "{} has no tokenizer: add the model's tokenizer.json to it"
@@ -35,7 +35,9 @@ def load_backend(
     gguf_file: str | None = None,
     revision: str | None = None,
     max_batch: int | None = None,
-) -> TransformersBackend:
+    memory: float | None = None,
+    weights: bool = True,
+) -> TokenizerBackend:
     """The backend of a model id, a folder or a .gguf file; see pts_transformers.load.
 
     Raises UsageError for what cannot be meant (a device that is not here, a model that does not
@@ -43,6 +45,8 @@ def load_backend(
     """
     if max_batch is not None and max_batch < 1:
         raise UsageError(f"--backend.max_batch must be at least 1, not {max_batch}")
+    if memory is not None and not memory > 0:
+        raise UsageError(f"--backend.memory is in GiB and must be above 0, not {memory}")
     place = find_device(device)
     source = Path(model)
     if gguf_file is None and source.suffix == ".gguf" and source.is_file():
@@ -57,12 +61,15 @@ def load_backend(
         with _explained("tokenizer", model):
             tokenizer = AutoTokenizer.from_pretrained(model, **options)
         _check_tokenizer(tokenizer, model)
+        if not weights:
+            return TokenizerBackend(config, tokenizer, model_id=gguf_file or _name(model))
         network = _load_weights(model, config, options, place, choose_dtype(dtype, place, config))
     return TransformersBackend(
         network,
         tokenizer,
         model_id=gguf_file or _name(model),
         max_batch=max_batch or choose_batch(config, network.dtype),
+        memory=None if memory is None else round(memory * 2**30),
     )
 
 
@@ -83,18 +90,27 @@ def find_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
-    """float32 on a CPU, else the checkpoint's own type, where `name` is auto."""
+    """The checkpoint's own type where `name` is auto; on a CPU only one that it multiplies."""
     if name != "auto":
         chosen: torch.dtype = getattr(torch, name)
         return chosen
     own = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    if device.type == "cpu" or own == torch.float32:
+    if own == torch.float32:
         return torch.float32
+    if device.type == "cpu":
+        exact = own == torch.float16 or not _multiplies_bfloat16()
+        return torch.float32 if exact else torch.bfloat16
     if own == torch.float16:
         return torch.float16
     # A GGUF file names no type: half precision, as is usual on such devices.
     bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if bfloat16 else torch.float16
+
+
+def _multiplies_bfloat16() -> bool:
+    """Does the processor itself multiply bfloat16 matrices? Where it doesn't, float32 is faster."""
+    features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, feature, bool)() for feature in features)
 
 
 def choose_batch(config: Any, dtype: torch.dtype) -> int:

@@ -130,12 +130,28 @@ def print_summary(counts: Statistics, seconds: float) -> None:
 
 
 def _remarks(counts: Statistics) -> str:
-    abstained = f", {counts.abstentions} not judged" if counts.abstentions else ""
-    return f"{counts.truncated_rollouts} truncated{abstained}"
+    remarks = {
+        "truncated": counts.truncated_rollouts,
+        "from the journal": counts.kept_rollouts,
+        "not judged": counts.abstentions,
+        "lacking": counts.lacking_rollouts,
+    }
+    return ", ".join(f"{n:,} {name}" for name, n in remarks.items() if n or name == "truncated")
 
 
 def _phases(counts: Statistics) -> str:
     return ", ".join(f"{name} {s:.1f}" for name, s in counts.seconds.items())
+
+
+def print_lacking(lines: Sequence[str], count: int = 20) -> None:
+    """The tokens that a closed journal has too few rollouts of."""
+    if not lines:
+        return
+    print("rollouts that the journal lacks to measure these tokens:")
+    for line in lines[:count]:
+        print(f"  {line}")
+    if len(lines) > count:
+        print(f"  and of {len(lines) - count} tokens more")
 
 
 def print_strongest(records: Sequence[Record], count: int = 10) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pts_core.cli.options import build
-from pts_core.errors import UsageError
-from pts_core.interfaces import Dataset, Oracle
+from pts_core.errors import ProblemError, UsageError
+from pts_core.interfaces import Dataset, Explainer, Oracle
 from pts_core.plugins import Offer, Registry, is_file_location, load_object
+from pts_core.types import Problem
 
 FILE_SUFFIXES = {".jsonl", ".json", ".csv", ".parquet"}
 
@@ -31,9 +35,16 @@ def build_oracle(registry: Registry, name: str, options: Options) -> Oracle:
 
 
 def build_dataset(
-    registry: Registry, text: str, options: Options, shorthands: dict[str, str | None]
+    registry: Registry,
+    text: str,
+    options: Options,
+    shorthands: dict[str, str | None],
+    max_problems: int | None = None,
 ) -> Dataset:
-    """The dataset that `--dataset` means: name, adapter:source, local file, or Hub id."""
+    """The dataset that `--dataset` means: name, adapter:source, local file, or Hub id.
+
+    `max_problems` is for a dataset with an option of that name, which spares it the others.
+    """
     adapter, colon, source = text.partition(":")
     subject: str | None
     if text in registry.names("dataset"):
@@ -44,6 +55,8 @@ def build_dataset(
         offer, subject = registry.find("dataset", "file"), text
     else:
         offer, subject = registry.find("dataset", "hub"), text
+    if max_problems is not None and "max_problems" in inspect.signature(offer.factory).parameters:
+        shorthands = {**shorthands, "max_problems": str(max_problems)}
     dataset: Dataset = build(offer, options, subject=subject, shorthands=shorthands)
     return dataset
 
@@ -53,3 +66,18 @@ def model_source(registry: Registry, model: str) -> str:
     if model in registry.names("model"):
         return str(registry.find("model", model).factory())
     return model
+
+
+def explained(
+    problems: Iterable[Problem], name: str, oracle: Oracle, say: Callable[[str], None]
+) -> Iterator[Problem]:
+    """Passes the problems on; the first that is judged in some way brings a line on how and why."""
+    said: set[str] = set()
+    for problem in problems:
+        if isinstance(oracle, Explainer):
+            with suppress(ProblemError):
+                how = oracle.explain(problem)
+                if how not in said:
+                    said.add(how)
+                    say(f"oracle {name}: {how}")
+        yield problem

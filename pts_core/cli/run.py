@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 from collections.abc import Iterable, Sized
@@ -13,24 +14,35 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
-from pts_core.cli import INTERRUPTED
 from pts_core.cli.options import build
 from pts_core.cli.plugins import describe
-from pts_core.cli.progress import Display, print_strongest, print_summary
-from pts_core.cli.resolve import Options, build_dataset, build_oracle, model_source
-from pts_core.cli.session import Outputs, Session
+from pts_core.cli.progress import Display
+from pts_core.cli.reanalysis import search_again
+from pts_core.cli.resolve import (
+    Options,
+    build_dataset,
+    build_oracle,
+    explained,
+    model_source,
+)
+from pts_core.cli.session import Session, check_summary_path, conduct, interruptible
 from pts_core.errors import PtsError, UsageError
 from pts_core.interfaces import Backend, Dataset
+from pts_core.journal import has_journal, journal_of, open_journal
 from pts_core.plugins import Registry, discover
-from pts_core.scheduler import Prompting, Scheduler, Statistics
+from pts_core.records import Output
+from pts_core.scheduler import Prompting, Scheduler
 from pts_core.search import Strategy
 from pts_core.traces import read_traces
 from pts_core.types import Problem, Sampling, TokenIds
 
-# So many standard errors come about by chance once in two million runs.
-MISMATCH = 5.0
-
 MODEL = Group.create_ordered("Model and policy")
+# What may differ when a run goes on: how it is shown, where it runs, and how far it goes.
+FREE = {
+    *("device", "fdr", "max_problems", "max_pairs", "output_path", "overwrite", "from_journal"),
+    *("summary_path", "quiet"),
+}
+
 PROBLEMS = Group.create_ordered("Problems")
 SEARCH = Group.create_ordered("Search")
 OUTPUT = Group.create_ordered("Output")
@@ -38,7 +50,7 @@ OUTPUT = Group.create_ordered("Output")
 
 def run(
     *,
-    model: Annotated[str, Parameter(group=MODEL)],
+    model: Annotated[str | None, Parameter(group=MODEL)] = None,
     backend: Annotated[str, Parameter(name="--backend", group=MODEL)] = "transformers",
     backend_options: Annotated[Options, Parameter(name="--backend", group=MODEL)] = None,
     device: Annotated[str | None, Parameter(group=MODEL)] = None,
@@ -58,9 +70,10 @@ def run(
     config: Annotated[str | None, Parameter(group=PROBLEMS)] = None,
     query_key: Annotated[str | None, Parameter(group=PROBLEMS)] = None,
     answer_key: Annotated[str | None, Parameter(group=PROBLEMS)] = None,
-    oracle: Annotated[str, Parameter(name="--oracle", group=PROBLEMS)] = "math",
+    oracle: Annotated[str, Parameter(name="--oracle", group=PROBLEMS)] = "auto",
     oracle_options: Annotated[Options, Parameter(name="--oracle", group=PROBLEMS)] = None,
     max_problems: Annotated[int | None, Parameter(group=PROBLEMS, validator=Number(gte=1))] = None,
+    shuffle: Annotated[bool, Parameter(group=PROBLEMS, negative=())] = False,
     traces_path: Annotated[Path | None, Parameter(group=PROBLEMS)] = None,
     search: Annotated[str, Parameter(name="--search", group=SEARCH)] = "branching",
     search_options: Annotated[Options, Parameter(name="--search", group=SEARCH)] = None,
@@ -75,6 +88,7 @@ def run(
     max_pairs: Annotated[int, Parameter(group=SEARCH, validator=Number(gte=1))] = 1000,
     output_path: Annotated[Path, Parameter(group=OUTPUT)] = Path("pivotal_tokens.jsonl"),
     overwrite: Annotated[bool, Parameter(group=OUTPUT, negative=())] = False,
+    from_journal: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     summary_path: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     quiet: Annotated[bool, Parameter(group=OUTPUT, negative=())] = False,
 ) -> int:
@@ -122,9 +136,12 @@ def run(
     answer_key
         Column of the answer; detected if not given.
     oracle
-        What judges: a plugin's name or path/to/file.py:function; --oracle.NAME sets an option.
+        What judges: a plugin's name or path/to/file.py:function; auto picks what fits each
+        problem and says so; --oracle.NAME sets an option.
     max_problems
-        Take only the first so many problems.
+        Take only the first so many problems, and download no more of a Hub dataset.
+    shuffle
+        Take the problems in an order drawn with --seed; needs the whole dataset.
     traces_path
         Search the completions in this JSON-lines file instead of sampled ones.
     search
@@ -148,14 +165,24 @@ def run(
     max_pairs
         Stop after so many pivotal tokens.
     output_path
-        Where the pivotal tokens go: JSON lines.
+        Where the pivotal tokens go: JSON lines. Every rollout is kept in a journal beside it, and
+        the same command goes on where an earlier one stopped.
     overwrite
-        Replace the output if it exists.
+        Start afresh: replace the output and its journal.
+    from_journal
+        Search again the rollouts in this journal, with no model: with another --prob-threshold,
+        --fdr or --oracle, say.
     summary_path
         Write the run in figures to this JSON file.
     quiet
         Print nothing but warnings and errors.
     """
+    given = dict(locals())
+    if from_journal is not None:
+        return search_again(from_journal, given)
+    options = {name: value for name, value in given.items() if name not in FREE}
+    if model is None:
+        raise UsageError("--model is needed: a Hub id, a folder, or demo")
     started = time.perf_counter()
     if quiet or not sys.stderr.isatty():
         # Before their libraries are imported: their bars draw with control characters.
@@ -183,7 +210,14 @@ def run(
     prompting = Prompting(
         prompt_template, system_prompt, {"auto": None, "on": True, "off": False}[chat]
     )
-    with Outputs.open(output_path, summary_path, overwrite=overwrite) as outputs:
+    check_summary_path(summary_path)
+    folder = journal_of(output_path)
+    may_replace = overwrite or has_journal(folder)
+    with (
+        interruptible(),
+        open_journal(folder, options, overwrite=overwrite) as journal,
+        Output(output_path, replace=may_replace) as output,
+    ):
         problems = build_dataset(
             registry,
             dataset,
@@ -194,6 +228,7 @@ def run(
                 "query_key": query_key,
                 "answer_key": answer_key,
             },
+            max_problems if traces_path is None and not shuffle else None,
         )
         loaded: Backend = build(
             backend_offer,
@@ -202,30 +237,21 @@ def run(
             shorthands={"device": device, "dtype": dtype},
         )
         _check_context(loaded, sampling)
-        given, chosen = _choose(problems, traces_path, loaded, max_problems)
-        scheduler = Scheduler(loaded, judge, strategy, sampling, prompting, given, fdr)
+        order = _shuffled(problems, seed) if shuffle else problems
+        traces, chosen = _choose(order, traces_path, loaded, max_problems)
+        scheduler = Scheduler(
+            loaded, judge, strategy, sampling, prompting, traces, fdr, journal=journal
+        )
         scheduler.statistics.seconds["loading"] = time.perf_counter() - started
         model_id = model if model in registry.names("model") else loaded.model_id
-        display = Display(scheduler.statistics, _size(problems, given, max_problems), quiet)
-        _announce(display, registry, problems)
-        session = Session(scheduler, display, outputs, model_id, max_pairs)
-        try:
-            with display.running():
-                session.search(chosen)
-        except KeyboardInterrupt:
-            display.warn(f"interrupted: {len(session.records)} pivotal tokens are in {output_path}")
-            return INTERRUPTED
-        finally:
-            seconds = time.perf_counter() - started
-            outputs.write_summary(session.summary(seconds, search))
-    _check_following(display, scheduler.statistics)
+        display = Display(scheduler.statistics, _size(problems, traces, max_problems), quiet)
+        _announce(display, registry, loaded, problems)
+        session = Session(scheduler, display, output, model_id, search, max_pairs)
+        chosen = explained(chosen, oracle, judge, display.say)
+        code = conduct(session, chosen, summary_path, started)
     if not scheduler.statistics.problems_seen:
         raise PtsError(f"dataset {dataset} has no problems")
-    if not quiet:
-        print_summary(scheduler.statistics, seconds)
-        print_strongest(session.records)
-        print(f"{len(session.records)} pivotal tokens written to {output_path}")
-    return 1 if scheduler.statistics.problems_failed else 0
+    return code
 
 
 def _check_context(backend: Backend, sampling: Sampling) -> None:
@@ -237,8 +263,14 @@ def _check_context(backend: Backend, sampling: Sampling) -> None:
         )
 
 
+def _shuffled(problems: Iterable[Problem], seed: int) -> list[Problem]:
+    order = list(problems)
+    random.Random(seed).shuffle(order)
+    return order
+
+
 def _choose(
-    problems: Dataset, traces_path: Path | None, backend: Backend, limit: int | None
+    problems: Iterable[Problem], traces_path: Path | None, backend: Backend, limit: int | None
 ) -> tuple[dict[str, list[TokenIds]] | None, Iterable[Problem]]:
     """The given traces, if any, and the problems to search."""
     if traces_path is None:
@@ -257,19 +289,11 @@ def _size(problems: Dataset, given: dict[str, Any] | None, limit: int | None) ->
     return min(size, limit)
 
 
-def _check_following(display: Display, counts: Statistics) -> None:
-    if abs(counts.following_score) > MISMATCH:
-        followed, mean, _ = counts.following
-        display.warn(
-            f"WARNING: the backend's probabilities do not match its samples: rollouts took the "
-            f"next token of a trace {followed:,.0f} times where {mean:,.0f} were expected "
-            f"({counts.following_score:+.1f} standard errors); don't trust the pivotal tokens"
-        )
-
-
-def _announce(display: Display, registry: Registry, problems: Dataset) -> None:
+def _announce(display: Display, registry: Registry, backend: Backend, problems: Dataset) -> None:
     for plugin in registry.plugins:
         if plugin.status == "broken":
             display.warn(f"plugin {plugin.name} ({plugin.origin}) is {describe(plugin)}")
+    if note := getattr(backend, "note", ""):
+        display.say(f"{backend.model_id}: {note}")
     if problems.note:
         display.say(f"{problems.dataset_id}: {problems.note}")

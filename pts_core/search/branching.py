@@ -167,17 +167,18 @@ def _search_trace(
         raise ProblemError("the backend gave token probabilities that are not between 0 and 1")
     chain = Chain(np.minimum(scores.probs, 1.0), trace.correct, limits.threshold)
     branches: dict[int, list[Rollout]] = {int(chain.starts[m]): [] for m in chain.candidates}
-    [riders] = yield from draw([Draw(trace.ids, 0, RIDERS)])
+    [riders] = yield from draw([Draw(trace.ids, 0, RIDERS)], fewer=True)
     _credit(chain, branches, [*screening, *riders], trace.ids)
     # Where a systematic sample starts is luck, but the same luck in every run.
     luck = np.random.default_rng([task.seed, *trace.id.encode()])
     likely, undecided = yield from _explore(chain, trace.ids, branches, limits, luck)
-    tokens = yield from _confirm(chain, trace, scores, likely, branches, limits, luck)
+    tokens, lacking = yield from _confirm(chain, trace, scores, likely, branches, limits, luck)
     yield from _report(tokens, branches, scores, limits)
     return Outcome(
         0.0,
         traces=1,
-        undecided=undecided,
+        undecided=undecided + len(lacking),
+        lacking=tuple((trace.id, t, missing) for t, missing in lacking.items()),
         excluded=len(trace.ids) - len(chain.candidates),
         following=_following(riders, trace.ids, scores),
     )
@@ -217,7 +218,7 @@ def _explore(
             chain.leave_positions(int(m), int(shares[m]), luck.random())
             for m in shares.nonzero()[0]
         ]
-        drawn = yield from draw(_leave_at(ids, np.concatenate(positions)))
+        drawn = yield from draw(_leave_at(ids, np.concatenate(positions)), fewer=True)
         _credit(chain, branches, [r for group in drawn for r in group], ids)
 
         beliefs = chain.beliefs()
@@ -247,8 +248,9 @@ def _confirm(
     branches: dict[int, list[Rollout]],
     limits: _Limits,
     luck: np.random.Generator,
-) -> Generator[Ask, Any, list[PivotalToken]]:
-    """The tokens of the likely links, measured afresh, in order of position.
+) -> Generator[Ask, Any, tuple[list[PivotalToken], dict[int, int]]]:
+    """The tokens of the likely links, measured afresh, in order of position; and by position
+    how many rollouts a closed journal lacks of those that it can't measure.
 
     A first part of the rollouts tells which are hopeless: they get no more. To stop only where
     nothing would be reported makes no false report likelier, so the rest needs no correction.
@@ -259,50 +261,58 @@ def _confirm(
         t: (math.ceil(FIRST_LOOK * own), math.ceil(FIRST_LOOK * later))
         for t, (own, later) in sizes.items()
     }
-    own, after = yield from _measure(chain, trace, first, luck)
-    tokens = {t: _token(trace, scores, t, estimate(own[t]), after[t], limits) for t in sizes}
+    own, after, lacking = yield from _measure(chain, trace, first, luck)
+    tokens = {t: _token(trace, scores, t, estimate(own[t]), after[t], limits) for t in own}
     rest = {
         t: (sizes[t][0] - first[t][0], sizes[t][1] - first[t][1])
         for t, token in tokens.items()
         if token.p_value is not None and token.p_value <= HOPELESS
     }
-    more_own, more_after = yield from _measure(chain, trace, rest, luck)
-    for t in sizes:
+    more_own, more_after, more_lacking = yield from _measure(chain, trace, rest, luck)
+    for t in own:
         own[t] += more_own.get(t, [])
         branches[t] += own[t]
-        if t in rest:
+        if t in more_own:
             after[t] = after[t] + more_after[t]
             tokens[t] = _token(trace, scores, t, estimate(own[t]), after[t], limits)
-    return list(tokens.values())
+    lacking |= more_lacking
+    return [token for t, token in tokens.items() if t not in lacking], lacking
 
 
 def _measure(
     chain: Chain, trace: Trace, sizes: Mapping[int, tuple[int, int]], luck: np.random.Generator
-) -> Generator[Ask, Any, tuple[dict[int, list[Rollout]], dict[int, Estimate]]]:
+) -> Generator[Ask, Any, tuple[dict[int, list[Rollout]], dict[int, Estimate], dict[int, int]]]:
     """For each position t, so many branches at t, and V(t+1) from so many branches at positions
-    drawn as a rollout from t+1 would leave."""
+    drawn as a rollout from t+1 would leave; or how many rollouts it lacks."""
     end = len(trace.ids)
     asked: list[Draw] = []
-    parts: list[tuple[int, int, int]] = []  # position, draws for V(t+1), rides to the end
+    parts: list[tuple[int, list[Draw], int]] = []  # position, its draws, rides to the end
     for t, (own, later) in sizes.items():
         weights = leave_weights(chain.leave_probs[t + 1 :])
         weights = np.append(weights, max(0.0, 1 - weights.sum()))
         leaves = t + 1 + systematic(weights, later, luck.random())
-        draws = _leave_at(trace.ids, leaves[leaves < end])
-        asked += [Draw(trace.ids, t, own, excluded_token=trace.ids[t]), *draws]
-        parts.append((t, len(draws), int((leaves == end).sum())))
-    drawn = iter((yield from draw(asked)) if asked else [])
-    branched, after = {}, {}
-    for t, count, rides in parts:
-        branched[t] = list(next(drawn))
-        sampled = estimate(r for _ in range(count) for r in next(drawn))
+        draws = [
+            Draw(trace.ids, t, own, excluded_token=trace.ids[t]),
+            *_leave_at(trace.ids, leaves[leaves < end]),
+        ]
+        asked += draws
+        parts.append((t, draws, int((leaves == end).sum())))
+    drawn = iter((yield from draw(asked, fewer=True)) if asked else [])
+    branched, after, lacking = {}, {}, {}
+    for t, draws, rides in parts:
+        groups = [next(drawn) for _ in draws]
+        if missing := sum(d.count for d in draws) - sum(map(len, groups)):
+            lacking[t] = missing
+            continue
+        branched[t] = list(groups[0])
+        sampled = estimate(r for group in groups[1:] for r in group)
         # A rollout that would follow the trace to its end has the trace's verdict.
         after[t] = (
             Estimate(int(trace.correct), 1, exact=True)
             if t + 1 == end
             else Estimate(sampled.successes + rides * trace.correct, sampled.rollouts + rides)
         )
-    return branched, after
+    return branched, after, lacking
 
 
 def _sizes(chain: Chain, link: int, beliefs: Beliefs, limits: _Limits) -> tuple[int, int]:
@@ -367,7 +377,7 @@ def _report(
         for t in tokens
         if (rival := rivals[t.position]) is not None
     ]
-    drawn = iter((yield from draw(asked)) if asked else [])
+    drawn = iter((yield from draw(asked, fewer=True)) if asked else [])
     for token in tokens:
         rollouts: list[Rollout] = branches[token.position]
         if (rival := rivals[token.position]) is not None:

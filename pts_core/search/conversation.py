@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pts_core.errors import ProblemError
 from pts_core.types import PivotalToken, Problem, Rollout, TokenIds, TokenScores, Trace
 
 
@@ -61,6 +62,8 @@ class Outcome:
     those proved not pivotal without a rollout. `following` is how often independent rollouts
     took the next token of a trace, with the mean and the variance that token probabilities give
     this number: a backend whose samples don't match its probabilities is found out by it.
+    `lacking` names tokens that a closed journal has too few rollouts of: trace id, position and
+    how many are missing.
     """
 
     success_prob: float
@@ -69,6 +72,7 @@ class Outcome:
     excluded: int = 0
     skipped: str = ""
     following: tuple[int, float, float] = (0, 0.0, 0.0)
+    lacking: tuple[tuple[str, int, int], ...] = ()
 
     def __add__(self, other: Outcome) -> Outcome:
         """The counts of both, of the same problem."""
@@ -82,6 +86,7 @@ class Outcome:
                 self.following[1] + other.following[1],
                 self.following[2] + other.following[2],
             ),
+            lacking=self.lacking + other.lacking,
         )
 
 
@@ -90,9 +95,18 @@ Search = Generator[Ask, Any, Outcome]
 Strategy = Callable[[Task], Search]
 
 
-def draw(draws: Sequence[Draw]) -> Generator[Ask, Any, list[tuple[Rollout, ...]]]:
-    """The rollouts of each draw, in the order asked."""
+def draw(
+    draws: Sequence[Draw], *, fewer: bool = False
+) -> Generator[Ask, Any, list[tuple[Rollout, ...]]]:
+    """The rollouts of each draw, in the order asked.
+
+    A search of a closed journal gets only what is in it. Raises ProblemError where that is too
+    little, unless the strategy can do with `fewer`.
+    """
     rollouts: list[tuple[Rollout, ...]] = yield list(draws)
+    lacking = sum(d.count for d in draws) - sum(map(len, rollouts))
+    if lacking and not fewer:
+        raise ProblemError(f"needs {lacking} rollouts more than the journal has")
     return rollouts
 
 

@@ -1,0 +1,117 @@
+"""`pts run --from-journal`: searches kept rollouts again, with no model."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pts_core.cli.options import build
+from pts_core.cli.progress import Display
+from pts_core.cli.resolve import build_oracle, model_source
+from pts_core.cli.session import Session, check_summary_path, conduct, interruptible
+from pts_core.errors import UsageError
+from pts_core.interfaces import Backend
+from pts_core.journal import read_journal
+from pts_core.plugins import Registry, discover
+from pts_core.records import Output
+from pts_core.scheduler import Prompting, Scheduler
+from pts_core.search import Strategy
+from pts_core.types import Sampling
+
+SEARCH = (
+    "prob_threshold",
+    "num_samples",
+    "min_prob",
+    "max_prob",
+    "traces_per_problem",
+    "confidence",
+    "max_rollouts",
+)
+OTHERS = {"oracle", "oracle_options", "search", "search_options", "fdr", "max_pairs"}
+FILES = {"from_journal", "output_path", "overwrite", "summary_path", "quiet"}
+
+
+def search_again(folder: Path, given: Mapping[str, Any]) -> int:
+    """The command, from the options `given` to it, by name; the exit code.
+
+    What the rollouts were drawn with comes from the journal. Raises UsageError for an option that
+    would have changed them.
+    """
+    started = time.perf_counter()
+    journal = read_journal(folder)
+    kept = journal.options
+    _refuse_fixed(folder, given)
+    registry = discover()
+    searching = {name: _either(given, kept, name) for name in SEARCH}
+    name = _either(given, kept, "search")
+    strategy: Strategy = build(
+        registry.find("search", name), _either(given, kept, "search_options"), shorthands=searching
+    )
+    judge_again = given["oracle"] != _default("oracle") or given["oracle_options"] is not None
+    judging = given if judge_again else kept
+    judge = build_oracle(registry, judging["oracle"], judging["oracle_options"])
+    sampling = Sampling(
+        **{key: kept[key] for key in ("temperature", "top_p", "top_k", "min_p", "seed")},
+        horizon=kept["max_new_tokens"],
+    )
+    prompting = Prompting(
+        kept["prompt_template"],
+        kept["system_prompt"],
+        {"auto": None, "on": True, "off": False}[kept["chat"]],
+    )
+    check_summary_path(given["summary_path"])
+    with interruptible(), Output(given["output_path"], replace=given["overwrite"]) as output:
+        backend = _without_weights(registry, kept)
+        scheduler = Scheduler(
+            backend,
+            judge,
+            strategy,
+            sampling,
+            prompting,
+            fdr=given["fdr"],
+            journal=journal,
+            judge_again=judge_again,
+        )
+        problems = journal.problems()
+        display = Display(scheduler.statistics, len(problems), given["quiet"])
+        model_id = kept["model"] if kept["model"] in registry.names("model") else backend.model_id
+        session = Session(scheduler, display, output, model_id, name, given["max_pairs"])
+        return conduct(session, problems, given["summary_path"], started)
+
+
+def _without_weights(registry: Registry, kept: Mapping[str, Any]) -> Backend:
+    """The backend, to encode and decode with; one that can is built without its weights."""
+    offer = registry.find("backend", kept["backend"])
+    shorthands = {"dtype": kept["dtype"]}
+    if "weights" in inspect.signature(offer.factory).parameters:
+        shorthands["weights"] = "false"
+    backend: Backend = build(
+        offer,
+        kept["backend_options"],
+        subject=model_source(registry, kept["model"]),
+        shorthands=shorthands,
+    )
+    return backend
+
+
+def _refuse_fixed(folder: Path, given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name not in {*SEARCH, *OTHERS, *FILES} and value != _default(name):
+            flag = name.removesuffix("_options").replace("_", "-")
+            raise UsageError(
+                f"--{flag} does not go with --from-journal: the rollouts in {folder} are drawn"
+            )
+
+
+def _either(given: Mapping[str, Any], kept: Mapping[str, Any], name: str) -> Any:
+    """The value that was given, or else the one of the journal."""
+    return kept[name] if given[name] == _default(name) else given[name]
+
+
+def _default(name: str) -> Any:
+    from pts_core.cli.run import run
+
+    return inspect.signature(run).parameters[name].default
