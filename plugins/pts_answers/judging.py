@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,21 +22,39 @@ class Reference(NamedTuple):
     latex: str
 
 
-def judge(problem: Problem, completion: Completion, tolerance: Fraction) -> bool:
-    """Is the completion's answer the problem's?
+@dataclass(frozen=True)
+class Mathematics:
+    """The oracle "math". Its reference answers are read before a completion is."""
 
-    Raises ProblemError where the problem's answer is no mathematics: every completion would be
-    judged wrong. A completion's answer that is none is wrong.
-    """
+    tolerance: Fraction
+
+    def __call__(self, problem: Problem, completion: Completion) -> bool:
+        readable_reference(problem)
+        answer = answer_in(completion.text, truncated=completion.truncated)
+        return answer is not None and is_same(problem.answer, answer, self.tolerance)
+
+    def reference_completion(self, problem: Problem) -> str:
+        readable_reference(problem)
+        return rf"\boxed{{{reference_in(problem.answer).strip()}}}"
+
+
+def readable_reference(problem: Problem) -> Reference:
+    """Raises ProblemError where the problem's answer is no mathematics: every completion would be
+    judged wrong."""
     reference = read_reference(problem.answer)
     if reference is None:
         raise ProblemError(
-            f"problem {problem.id}: its answer {_excerpt(problem.answer)} can't be read as "
+            f"problem {problem.id}: its answer {excerpt(problem.answer)} can't be read as "
             "mathematics; use --oracle exact, or leave the problem out"
         )
-    answer = answer_in(completion.text, truncated=completion.truncated)
-    if answer is None:
-        return False
+    return reference
+
+
+@lru_cache(maxsize=1 << 16)
+def is_same(gold: str, answer: str, tolerance: Fraction) -> bool:
+    """Is what a completion gives as its answer the reference answer? Nonsense is not."""
+    reference = read_reference(gold)
+    assert reference is not None
     number = quantity(answer)
     if number and reference.number:
         return same(reference.number, number, tolerance)
@@ -57,6 +76,6 @@ def read_reference(answer: str) -> Reference | None:
     return Reference(None, expression)
 
 
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return f'"{line if len(line) <= 60 else line[:59] + "…"}"'

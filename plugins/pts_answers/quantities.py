@@ -13,6 +13,7 @@ from pts_answers.notation import tidy
 DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})++(?!\d)|\d++)(?:\.\d++)?+|\.\d++)"
 CURRENCY = r"(?:\\?\$|[€£¥₹])"
 
+_INTEGER = re.compile(r"-?\d{1,15}", re.ASCII)
 _SIGNED = rf"[+-]?\s?{DIGITS}"
 _NUMBER = re.compile(rf"({_SIGNED})(?:[eE]([+-]?\d{{1,3}}))?")
 _SPACED = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
@@ -49,9 +50,11 @@ class Quantity(NamedTuple):
         return str(top) if bottom == 1 else rf"\frac{{{top}}}{{{bottom}}}"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def quantity(text: str) -> Quantity | None:
     """The number that a text is, unit and currency aside; None if it is anything else."""
+    if _INTEGER.fullmatch(text):  # most are, and need none of what follows
+        return Quantity(Fraction(int(text)), decimal=False, percent=False)
     text = tidy(text)
     lead, equals, last = text.rpartition("=")
     if equals and _LEAD.fullmatch(lead):

@@ -18,6 +18,8 @@ import re
 from pts_answers.notation import LONGEST, SCALE, latex
 from pts_answers.quantities import CURRENCY, DIGITS, quantity
 
+NEAR_THE_END = 100  # characters
+
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _MARK = re.compile(r"\banswers?[*_ ]{0,4}(?::|=|(?:is|are)\b(?!\s+not\b))[\s*_:=]*", re.IGNORECASE)
 _CLAUSE_END = re.compile(
@@ -25,6 +27,10 @@ _CLAUSE_END = re.compile(
     r"|[,;]?\s(?:because|since|as|which|so|where|when|for)\b"
 )
 _FORMULA = re.compile(r"\$([^$]+)\$|\\\(([^$]+?)\\\)")
+# No formula begins with two words, and most texts do: this spares them a closer look.
+_PROSE = re.compile(
+    r"(?!(?:sqrt|infty|sin|cos|tan|log|exp)\b)(?:[A-Za-z]{3,}|So|We|To|It|If|In|By),? [A-Za-z]"
+)
 _OPERATOR = r"[+/^×·÷]"
 _NUMBER = re.compile(
     rf"""(?<! [\w.,^{{\\/] ) (?<! \d: )
@@ -46,7 +52,8 @@ def answer_in(text: str, *, truncated: bool = False) -> str | None:
     if found or truncated:
         return marked
     said = said.strip()
-    return said if "\n" not in said and is_mathematics(said) else _last_number(said)
+    whole = "\n" not in said and not _PROSE.match(said) and is_mathematics(said)
+    return said if whole else _last_number(said)
 
 
 def reference_in(text: str) -> str:
@@ -69,7 +76,7 @@ def without_thinking(text: str) -> str | None:
 
 def _marked(text: str, truncated: bool) -> tuple[str | None, bool]:
     """The answer that the text points out, and whether it points one out at all."""
-    if (content := _boxed(text)) is not None:
+    if (content := boxed(text)) is not None:
         return content, True
     line, newline, _ = text.rpartition("####")[2][: LONGEST + 1].partition("\n")
     if "####" in text and (newline or not truncated) and is_mathematics(line):
@@ -88,7 +95,7 @@ def is_mathematics(text: str) -> bool:
     return quantity(text) is not None or latex(text) is not None
 
 
-def _boxed(text: str) -> str | None:
+def boxed(text: str) -> str | None:
     """What is in the last box that is closed, and not empty. One pass, however many braces."""
     if "boxed" not in text and "fbox" not in text:
         return None
@@ -102,7 +109,7 @@ def _boxed(text: str) -> str | None:
         elif brace[0][-1] == "{" and brace[0] != r"\{":
             open_braces.append(brace.end() if brace[0] != "{" else None)
     # A box inside the box says the same.
-    return content if content is None or len(content) > LONGEST else _boxed(content) or content
+    return content if content is None or len(content) > LONGEST else boxed(content) or content
 
 
 def _in_clause(clause: str) -> str | None:
@@ -115,7 +122,11 @@ def _in_clause(clause: str) -> str | None:
 
 
 def _last_number(text: str) -> str | None:
-    last: str | None = None
-    for match in _NUMBER.finditer(text):
-        last = match[0]
-    return last
+    # Most end with it: first the end of the text alone. What stands before is still seen there.
+    for start in (max(0, len(text) - NEAR_THE_END), 0):
+        last: str | None = None
+        for match in _NUMBER.finditer(text, start):
+            last = match[0]
+        if last is not None:
+            return last
+    return None
