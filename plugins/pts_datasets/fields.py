@@ -27,6 +27,10 @@ PAIRS = (
     ("prompt", "completion"),
     ("input", "target"),
     ("input", "output"),
+    ("prompt", "code"),
+    ("text", "code"),
+    ("question", "answerkey"),
+    ("question", "correct"),
 )
 IDS = ("id", "task_id", "unique_id", "problem_id", "question_id", "uuid", "uid")
 TASK_TYPES = ("task_type", "category", "subject", "type")

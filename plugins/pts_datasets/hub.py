@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pts_core.errors import PtsError, UsageError
+from pts_datasets.kinds import is_needed
+from pts_datasets.known import UNKNOWN, Known, known
 from pts_datasets.problems import Problems
 
 PREFERRED_SPLITS = ("test", "validation", "train")
@@ -22,36 +25,57 @@ def load(
     config: str | None,
     query_key: str | None,
     answer_key: str | None,
+    max_problems: int | None,
 ) -> Problems:
-    """The problems of one split.
+    """The problems of one split, or the first `max_problems` of them.
 
     Raises UsageError for a source that can be none, a configuration, split or column that is not
     there or must be chosen, and PtsError where the dataset can't be had or a row is no problem.
     """
-    import datasets
-
     folder = Path(source).expanduser()
     if folder.is_file():
         raise UsageError(f"{source} is a file; give it as file:{source}")
     if not folder.is_dir() and _is_file_format(source):
         raise UsageError(f"{source} is a kind of file; give the path of a file")
-    location = str(folder) if folder.is_dir() else source
+    entry = UNKNOWN if folder.is_dir() else known(source)
+    location = str(folder) if folder.is_dir() else entry.hub_id or source
     with _explaining(source):
-        if config is None:
-            _check_config_is_clear(source, location)
-        splits = datasets.load_dataset(location, config)
-        rows = _chosen_split(source, splits, split)
-        if rows is None:  # a part of a split, such as test[:100]
-            rows = datasets.load_dataset(location, config, split=split)
+        config = config or _config(source, location, entry)
+        rows = _rows(source, location, config, split, max_problems)
         rows = _without_nested_columns(rows, (query_key, answer_key))
-    return Problems(
+        columns = rows.column_names
+        if max_problems is not None:
+            rows = list(islice(rows, max_problems))
+    problems = Problems(
         rows,
-        dataset_id=folder.resolve().name if folder.is_dir() else source,
+        dataset_id=folder.resolve().name if folder.is_dir() else location,
         source=f"dataset {source}",
-        columns=rows.column_names,
+        columns=columns,
         query_key=query_key,
         answer_key=answer_key,
+        known=entry,
     )
+    if entry.config is not None:
+        problems.note += f"; configuration {config}"
+    return problems
+
+
+def _rows(
+    source: str, location: str, config: str | None, split: str | None, limit: int | None
+) -> Any:
+    """A split's rows: of a limited number, those that are not wanted are not even downloaded."""
+    import datasets
+
+    part = split is not None and ("[" in split or "+" in split)  # test[:100], say
+    offline = datasets.config.HF_HUB_OFFLINE
+    streaming = limit is not None and not part and not offline and not Path(location).is_dir()
+    splits = datasets.load_dataset(location, config, streaming=streaming)
+    rows = _chosen_split(source, splits, split)
+    if rows is None:
+        rows = datasets.load_dataset(location, config, split=split)
+    if rows.features is None:  # streamed from a format that doesn't state them
+        rows = rows._resolve_features()
+    return rows
 
 
 def _is_file_format(source: str) -> bool:
@@ -59,15 +83,19 @@ def _is_file_format(source: str) -> bool:
     return source.isidentifier() and bool(find_spec(f"datasets.packaged_modules.{source}"))
 
 
-def _check_config_is_clear(source: str, location: str) -> None:
+def _config(source: str, location: str, entry: Known) -> str | None:
+    """The configuration of a known dataset; None leaves it to a dataset that has one to offer."""
     import datasets
 
     configs = datasets.get_dataset_config_names(location)
+    if entry.config in configs:
+        return entry.config
     if len(configs) > 1 and datasets.get_dataset_default_config_name(location) is None:
         raise UsageError(
             f"dataset {source} has several configurations; choose one with --config: "
             + ", ".join(configs)
         )
+    return None
 
 
 def _chosen_split(source: str, splits: Mapping[str, Any], wanted: str | None) -> Any:
@@ -87,13 +115,16 @@ def _chosen_split(source: str, splits: Mapping[str, Any], wanted: str | None) ->
 
 
 def _without_nested_columns(rows: Any, keep: Sequence[str | None]) -> Any:
-    """Lists, images and the like are no part of a problem, and slow to decode."""
+    """Lists, images and the like are seldom part of a problem, and slow to decode."""
     from datasets import features
 
     # Json, of newer versions, is a column with both texts and numbers.
     flat = (features.Value, features.ClassLabel, getattr(features, "Json", features.Value))
-    columns = rows.features.items()
-    return rows.select_columns([c for c, kind in columns if isinstance(kind, flat) or c in keep])
+
+    def wanted(column: str, kind: Any) -> bool:
+        return isinstance(kind, flat) or column in keep or is_needed(column)
+
+    return rows.select_columns([c for c, kind in rows.features.items() if wanted(c, kind)])
 
 
 @contextmanager

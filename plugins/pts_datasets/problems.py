@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from pts_core.errors import PtsError
 from pts_core.types import Problem
 from pts_datasets.fields import IDS, TASK_TYPES, choose_pair, find_columns, quoted
+from pts_datasets.kinds import kind_of, shaped
+from pts_datasets.known import REQUESTS, UNKNOWN, Known
 
 
 class Rows(Protocol):
@@ -21,8 +24,10 @@ class Rows(Protocol):
 class Problems:
     """The problems of a dataset. Every row is checked before the first one is used.
 
-    `source` names the dataset in messages, `places` each row ("line 3"). Raises UsageError where
-    the columns don't fit and PtsError for a dataset with no rows or with a row that is no problem.
+    A problem's task type says how it is judged ("math", "code", "choice", "yes-no") where `known`
+    or the columns tell, and is the dataset's own word where they don't. `source` names the dataset
+    in messages, `places` each row ("line 3"). Raises UsageError where the columns don't fit and
+    PtsError for a dataset with no rows or with a row that is no problem.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class Problems:
         places: Sequence[str] | None = None,
         query_key: str | None = None,
         answer_key: str | None = None,
+        known: Known = UNKNOWN,
     ) -> None:
         if not len(rows):
             raise PtsError(f"{source} has no problems in it; each row is to be one")
@@ -46,6 +52,7 @@ class Problems:
         self._id = _unique_column(rows, find_columns(others, IDS))
         self._task_type = next(iter(find_columns(others, TASK_TYPES)), None)
         self._metadata = [c for c in others if c not in (self._id, self._task_type)]
+        self._known, self._kind = known, known.task_type or kind_of(columns)
         for _ in self:
             pass
 
@@ -57,19 +64,31 @@ class Problems:
             yield self._problem(index, row)
 
     def _problem(self, index: int, row: Mapping[str, Any]) -> Problem:
-        task_type = row.get(self._task_type) if self._task_type else None
-        return Problem(
+        named = row.get(self._task_type) if self._task_type else None
+        own_type = _clean(str(named)) if _is_scalar(named) else None
+        kind = self._known.categories.get(own_type or "", self._kind)
+        metadata = {
+            column: _clean(value) if isinstance(value, str) else value
+            for column in self._metadata
+            if _is_scalar(value := row.get(column))
+        }
+        if kind and self._task_type and own_type:
+            metadata[self._task_type] = own_type
+        problem = Problem(
             id=str(index) if self._id is None else _clean(str(row[self._id])),
             query=self._text(index, row, self._query, "--query-key"),
             answer=self._text(index, row, self._answer, "--answer-key"),
             dataset_id=self.dataset_id,
-            task_type=_clean(str(task_type)) if _is_scalar(task_type) else "generic",
-            metadata={
-                column: _clean(value) if isinstance(value, str) else value
-                for column in self._metadata
-                if _is_scalar(value := row.get(column))
-            },
+            task_type=kind or own_type or "generic",
+            metadata=metadata,
         )
+        problem = shaped(problem, row, row[self._answer])
+        if self._known.categories or "choices" in problem.metadata:
+            request = REQUESTS.get(problem.task_type)
+            problem = (
+                replace(problem, query=f"{problem.query}\n\n{request}") if request else problem
+            )
+        return problem
 
     def _text(self, index: int, row: Mapping[str, Any], column: str, flag: str) -> str:
         value = row.get(column)
