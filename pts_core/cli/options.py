@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from pts_core.errors import UsageError
+from pts_core.errors import PluginError, UsageError, in_one_line
 from pts_core.plugins import Offer
+
+# The flag that names a plugin of a kind, where it is not the kind itself.
+FLAGS = {"exporter": "format"}
 
 
 def option_parser(offer: Offer, subject: str | None = None) -> App:
@@ -20,19 +22,40 @@ def option_parser(offer: Offer, subject: str | None = None) -> App:
     `subject` is what the factory is about (a dataset's source, a backend's model): the value of
     its first parameter if that has no default.
     """
-    factory: Callable[..., Any] = offer.factory
-    if subject is not None:
-        factory = partial(offer.factory, subject)
-        factory.__doc__ = offer.factory.__doc__
+    flag = FLAGS.get(offer.kind, offer.kind)
     return App(
         name=offer.name,
         usage="",
-        default_command=factory,
-        default_parameter=Parameter(name_transform=lambda n: f"{offer.kind}.{n}", negative=()),
+        default_command=_with_types(offer, subject),
+        default_parameter=Parameter(name_transform=lambda n: f"{flag}.{n}", negative=()),
         help_flags=(),
         version_flags=(),
         result_action="return_value",
     )
+
+
+def _with_types(offer: Offer, subject: str | None) -> Callable[..., Any]:
+    """The factory, function or class, as a function whose annotations are types and not text."""
+    try:
+        signature = inspect.signature(offer.factory, eval_str=True)
+    except Exception as error:  # whatever an annotation of theirs raises
+        raise PluginError(
+            f"{offer.kind} {offer.name!r} of {offer.owner} has an option whose type is unknown "
+            f"here: {in_one_line(error)}"
+        ) from error
+    parameters = list(signature.parameters.values())
+    given = () if subject is None else (subject,)
+
+    def factory(*arguments: Any, **options: Any) -> Any:
+        return offer.factory(*given, *arguments, **options)
+
+    parameters = parameters[len(given) :]
+    factory.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    factory.__annotations__ = {
+        p.name: p.annotation for p in parameters if p.annotation is not p.empty
+    }
+    factory.__doc__ = offer.factory.__doc__
+    return factory
 
 
 def build(
@@ -58,7 +81,8 @@ def build(
             raise UsageError(f"{offer.kind} {offer.name!r} has no option for --{flag}")
         wanted.setdefault(name, str(value))
     _check_subject(offer, subject)
-    tokens = [f"--{offer.kind}.{name}={value}" for name, value in wanted.items()]
+    flag = FLAGS.get(offer.kind, offer.kind)
+    tokens = [f"--{flag}.{name}={value}" for name, value in wanted.items()]
     try:
         command, bound, _ = option_parser(offer, subject).parse_args(
             tokens, exit_on_error=False, print_error=False
