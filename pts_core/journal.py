@@ -187,7 +187,7 @@ class Journal:
 
 def journal_of(output_path: Path) -> Path:
     """The folder of the journal that belongs to an output."""
-    return output_path.with_suffix(".journal")
+    return output_path.parent / f"{output_path.stem}.journal"
 
 
 @contextmanager
