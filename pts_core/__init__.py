@@ -2,12 +2,14 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from pts_core.api import find_pivotal_tokens, load
 from pts_core.errors import PluginError, ProblemError, PtsError, UsageError
 from pts_core.hookspecs import hookimpl
 from pts_core.types import (
     Alternative,
     Completion,
     Continuation,
+    ExportReport,
     PivotalToken,
     Problem,
     Request,
@@ -26,6 +28,7 @@ __all__ = [
     "Alternative",
     "Completion",
     "Continuation",
+    "ExportReport",
     "PivotalToken",
     "PluginError",
     "Problem",
@@ -38,5 +41,7 @@ __all__ = [
     "Trace",
     "UsageError",
     "__version__",
+    "find_pivotal_tokens",
     "hookimpl",
+    "load",
 ]

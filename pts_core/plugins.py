@@ -7,9 +7,11 @@ clashing plugin into an error.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,19 +33,22 @@ KINDS = {
     "backend": "pts_backends",
     "search": "pts_searches",
     "exporter": "pts_exporters",
+    "publisher": "pts_publishers",
     "model": "pts_models",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """An installed plugin: where it comes from, and whether it works. `detail` says why not."""
+    """An installed plugin: where it comes from, and whether it works. `detail` says why not,
+    `seconds` how long it took to load."""
 
     name: str
     distribution: str
     version: str
     status: Literal["ok", "broken", "blocked"]
     detail: str = ""
+    seconds: float = 0.0
 
     @property
     def origin(self) -> str:
@@ -102,9 +107,10 @@ def discover(installed: Iterable[EntryPoint] | None = None) -> Registry:
         if entry.name in blocked:
             plugins.append(Plugin(*owner, "blocked", "named in PTS_DISABLE_PLUGINS"))
             continue
+        started = time.perf_counter()
         try:
-            offers += _offers(entry.name, entry.load(), Plugin(*owner, "ok").origin)
-            plugins.append(Plugin(*owner, "ok"))
+            offers += _offers(entry.name, _load(entry), Plugin(*owner, "ok").origin)
+            plugins.append(Plugin(*owner, "ok", seconds=time.perf_counter() - started))
         except (Exception, SystemExit) as error:
             # Anything can go wrong in foreign code; one plugin must not take the others along.
             plugins.append(Plugin(*owner, "broken", in_one_line(error)))
@@ -112,6 +118,12 @@ def discover(installed: Iterable[EntryPoint] | None = None) -> Registry:
     if os.environ.get("PTS_STRICT_PLUGINS", "") not in ("", "0"):
         _insist(registry)
     return registry
+
+
+def _load(entry: EntryPoint) -> Any:
+    """Imports a plugin. What it prints goes to stderr: stdout is for the command's own output."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return entry.load()
 
 
 def load_object(location: str) -> Any:

@@ -259,3 +259,21 @@ def test_unreadable_models_get_one_line(pts: Pts, tmp_path: Path):
         line = one_line(pts("run", "--model", model, "--dataset", "demo"), 1)
         assert model in line
     assert not (tmp_path / "pivotal_tokens.jsonl").exists()
+
+
+def test_a_config_file_stands_behind_the_flags(solvable, tmp_path: Path):
+    (tmp_path / "run.toml").write_text(
+        '[run]\nmax-problems = 2\nseed = 4\n"oracle.word" = "4"\nnum-samples = 20\n'
+    )
+    done = solvable("--config-file", "run.toml", "--seed", "5", "--summary-path", "s.json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert summary["problems_seen"] == 2
+    assert summary["seed"] == 5
+    (tmp_path / "wrong.toml").write_text("[run]\ntempertaure = 1\n")
+    assert "Did you mean --temperature" in one_line(solvable("--config-file", "wrong.toml"), 2)
+    (tmp_path / "torn.toml").write_text("[run\n")
+    assert "cannot read --config-file torn.toml" in one_line(
+        solvable("--config-file", "torn.toml"), 2
+    )
+    assert "nowhere.toml" in one_line(solvable("--config-file=nowhere.toml"), 2)

@@ -1,5 +1,7 @@
 """The plugin door: foreign code is found, blocked, kept apart, and clashes are named."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,14 +79,18 @@ def test_the_built_in_plugins_come_through_entry_points(found):
         "search",
         "transformers",
     }
-    assert registry.names("oracle") == ["exact", "math"]
-    assert registry.names("dataset") == ["demo", "file", "hub"]
+    assert registry.names("oracle") == [
+        *("auto", "choice", "code", "contains", "exact", "math", "reasoning-gym", "yes-no")
+    ]
+    assert registry.names("dataset") == ["demo", "file", "hub", "reasoning-gym"]
 
 
 def test_the_built_in_plugins_stay_what_they_are_once_used(found, tmp_path: Path):
     (tmp_path / "p.jsonl").write_text('{"question": "q", "answer": "1"}')
     build(found().find("dataset", "file"), subject=str(tmp_path / "p.jsonl"))
     build(found().find("dataset", "hub"), subject=str(tmp_path))
+    for name in found().names("oracle"):
+        build(found().find("oracle", name))
     assert all(plugin.status == "ok" for plugin in found().plugins)
 
 
@@ -134,7 +140,9 @@ def test_two_plugins_with_one_name_are_both_named(found, install: Install, monke
 
 
 def test_an_unknown_name_gets_a_suggestion_and_the_list(found):
-    with pytest.raises(UsageError, match=r"no oracle 'mth'. Did you mean 'math'\? Known: exact"):
+    with pytest.raises(
+        UsageError, match=r"no oracle 'mth'. Did you mean 'math'\? Known: auto, choice"
+    ):
         found().find("oracle", "mth")
 
 
@@ -185,3 +193,84 @@ def test_an_object_in_a_file_needs_no_packaging(tmp_path: Path):
     path.write_text("import nothing_like_this")
     with pytest.raises(PluginError, match="ModuleNotFoundError"):
         load_object(f"{path}:judge")
+
+
+def test_a_plugin_for_a_newer_hook_is_set_aside(found, install: Install):
+    source = "from pts_core import hookimpl\n@hookimpl\ndef pts_samplers(): return {}"
+    [plugin] = [p for p in found(install("newer", source)).plugins if p.name == "newer"]
+    assert plugin.status == "broken"
+    assert "no hook 'pts_samplers'" in plugin.detail
+
+
+def test_what_a_plugin_prints_stays_out_of_the_output(found, install: Install, capsys):
+    registry = found(install("chatty", GOOD + "\nprint('hello from chatty')"))
+    assert registry.find("oracle", "loud")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "hello from chatty" in captured.err
+
+
+UNTYPED = GOOD.replace("times: int = 1", "times=1").replace("word: str", "word")
+UNKNOWN_TYPE = GOOD.replace('word: str = "yes"', "word: 'Nothing' = 0")
+
+
+def test_an_option_without_a_type_has_that_of_its_default(found, install: Install):
+    offer = found(install("untyped", UNTYPED)).find("oracle", "loud")
+    oracle = build(offer, {"word": "no", "times": "2"})
+    completion = type("C", (), {"text": "no, no"})
+    assert oracle(None, completion) is True
+
+
+def test_an_option_of_an_unknown_type_is_one_line(found, install: Install):
+    offer = found(install("odd", UNKNOWN_TYPE)).find("oracle", "loud")
+    with pytest.raises(PluginError, match=r"of odd-dist 1\.0 has an option whose type is unknown"):
+        build(offer)
+
+
+TYPES = """
+from __future__ import annotations
+from pathlib import Path
+from typing import Literal
+from pts_core import hookimpl
+
+@hookimpl
+def pts_oracles():
+    return {"typed": Typed}
+
+class Typed:
+    "Says what it was given."
+    def __init__(self, *, mode: Literal["fast", "slow"] = "fast", where: Path | None = None,
+                 names: list[str] = [], rate: float = 0.5, deep: bool = False) -> None:
+        self.given = (mode, where, names, rate, deep)
+    def __call__(self, problem, completion):
+        return True
+"""
+
+
+def test_options_of_every_type(found, install: Install):
+    offer = found(install("typed", TYPES)).find("oracle", "typed")
+    assert build(offer).given == ("fast", None, [], 0.5, False)
+    options = {"mode": "slow", "where": "a/b", "names": "x", "rate": "2", "deep": "true"}
+    assert build(offer, options).given == ("slow", Path("a/b"), ["x"], 2.0, True)
+    with pytest.raises(UsageError, match="mode"):
+        build(offer, {"mode": "medium"})
+
+
+def test_slow_plugins_are_named_by_their_time(found, install: Install):
+    slow = found(install("sleepy", "import time; time.sleep(0.3)\n" + GOOD))
+    [plugin] = [p for p in slow.plugins if p.name == "sleepy"]
+    assert plugin.seconds > 0.3
+    assert all(p.seconds < 0.3 for p in slow.plugins if p.name != "sleepy")
+
+
+def test_fifty_plugins_cost_the_help_nothing(install: Install, tmp_path: Path):
+    """They are not even looked at: each would leave a mark and take a second."""
+    source = f"import time; time.sleep(1)\nopen({str(tmp_path / 'mark')!r}, 'w').close()\n" + GOOD
+    folders = [install(f"heavy{i}", source) for i in range(50)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    call = [sys.executable, "-c", "from pts_core.cli import main; main()", "--help"]
+    for env in (dict(os.environ), environment):
+        done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=20)
+        assert done.returncode == 0
+        assert "run" in done.stdout
+    assert not (tmp_path / "mark").exists()

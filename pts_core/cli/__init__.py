@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 import traceback
 
 from cyclopts import App, CycloptsError
+from cyclopts.config import Toml
 
 import pts_core
-from pts_core.errors import PtsError
+from pts_core.errors import PtsError, UsageError
 
 INTERRUPTED = 130
 
 app = App(
     name="pts",
     help="Find the single tokens that decide whether a language model's answer is right.",
-    help_epilogue="Any command takes --debug, which shows where an error came from.",
+    help_epilogue="Any command takes --config-file FILE.toml, whose table of the command's name "
+    "holds values for its options (flags win), and --debug, which shows where an error came from.",
     version=pts_core.__version__,
     result_action="return_value",
 )
@@ -23,6 +26,22 @@ app = App(
 app.command(
     "pts_core.cli.run:run", name="run", help="Search problems for pivotal tokens of a model."
 )
+app.command(
+    "pts_core.cli.check:check",
+    name="check",
+    help="Judge the reference answers of a data set, or completions in a file.",
+)
+app.command(
+    "pts_core.cli.export:export",
+    name="export",
+    help="Turn pivotal tokens into DPO pairs, steering vectors and more.",
+)
+app.command(
+    "pts_core.cli.steer:steer",
+    name="steer",
+    help="Measure what a steering vector does to the success rate.",
+)
+app.command("pts_core.cli.push:push", name="push", help="Publish a file on the Hugging Face Hub.")
 app.command(
     "pts_core.cli.plugins:app",
     name="plugins",
@@ -38,6 +57,7 @@ def main() -> None:
 
 def _run(arguments: list[str], debug: bool) -> int:
     try:
+        arguments = _configure(arguments)
         return int(app(arguments, exit_on_error=False, print_error=False) or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -47,6 +67,27 @@ def _run(arguments: list[str], debug: bool) -> int:
         message, code = _explain(error)
         print(f"pts: {' '.join(message.split())}", file=sys.stderr)
         return code
+
+
+def _configure(arguments: list[str]) -> list[str]:
+    """Takes --config-file out of the arguments; the values in it stand behind the flags."""
+    path, rest, words = "", list[str](), iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--config-file":
+            path = value if equals else next(words, "")
+            if not path:
+                raise UsageError("--config-file needs a file")
+        else:
+            rest.append(word)
+    if path:
+        try:
+            with open(path, "rb") as file:
+                tomllib.load(file)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot read --config-file {path}: {error}") from error
+        app.config = (Toml(path, must_exist=True),)
+    return rest
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cyclopts import App
+from typing import Annotated
+
+from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
@@ -14,9 +16,19 @@ app = App(name="plugins", help="List the installed plugins; show their options."
 
 
 @app.default
-def list_plugins() -> None:
-    """List kind, name, owner and status of everything that plugins offer."""
+def list_plugins(*, timings: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """List kind, name, owner and status of everything that plugins offer.
+
+    Parameters
+    ----------
+    timings
+        List instead how long each plugin takes to load; every command waits for all of them.
+    """
     registry = discover()
+    if timings:
+        for plugin in sorted(registry.plugins, key=lambda p: -p.seconds):
+            print(f"{1000 * plugin.seconds:8.1f} ms  {plugin.name} ({plugin.origin})")
+        return
     clashing = {offer for offers in registry.clashes() for offer in offers}
     table = Table("kind", "name", "from", "status", box=None, pad_edge=False)
     for offer in sorted(registry.offers, key=lambda o: (list(KINDS).index(o.kind), o.name)):
@@ -37,7 +49,7 @@ def show(kind: str, name: str, /) -> None:
     Parameters
     ----------
     kind
-        dataset, oracle, backend, search, exporter or model.
+        dataset, oracle, backend, search, exporter, publisher or model.
     name
         A name from `pts plugins`.
     """
