@@ -44,5 +44,10 @@ def pts_exporters() -> Factories:  # type: ignore[empty-body]
 
 
 @hookspec
+def pts_publishers() -> Factories:  # type: ignore[empty-body]
+    """Where files are published, by name: `factory(repository, **options) -> Publisher`."""
+
+
+@hookspec
 def pts_models() -> Factories:  # type: ignore[empty-body]
     """Short names for models that a plugin ships: `factory() -> str`, what the backend loads."""

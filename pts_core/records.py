@@ -107,6 +107,8 @@ def common_model(records: Sequence[Mapping[str, Any]]) -> str:
     """The model that all records are of. Raises PtsError where there are several: their token
     ids and their probabilities don't belong together."""
     models = sorted({str(record["model_id"]) for record in records})
+    if not models:
+        raise PtsError("there are no pivotal tokens")
     if len(models) > 1:
         raise PtsError(
             f"the records are of {len(models)} models ({', '.join(models[:4])}): "

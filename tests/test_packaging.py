@@ -8,7 +8,10 @@ from pathlib import Path
 
 from conftest import ROOT
 
-PACKAGES = {"pts_core", "pts_answers", "pts_datasets", "pts_demo", "pts_transformers"}
+PACKAGES = {
+    *("pts_core", "pts_answers", "pts_datasets", "pts_demo", "pts_dpo", "pts_hub"),
+    *("pts_steering", "pts_transformers"),
+}
 
 
 def pip(*arguments: str, python: str | Path = sys.executable) -> None:
