@@ -151,7 +151,11 @@ ADD = problem(
     "    for i in range(20):\n        assert abs(candidate(i, 0.5) - i - 0.5) < 1e-9\n",
 )
 
+BARE = problem("def add(a, b):\n", entry_point="add", test=ADD.metadata["test"])
+
 RIGHT = [
+    (BARE, "    return a + b\n"),
+    (BARE, "```python\ndef add(a, b):\n    return a + b\n```"),
     (MBPP, MBPP.answer),
     (MBPP, f"Here you are:\n\n```python\n{MBPP.answer}\n```\nIt uses sets."),
     (SANITIZED, f"```py\n{SANITIZED.answer}\n```"),
@@ -180,6 +184,7 @@ RIGHT = [
     (ADD, "def add(a, b):\n    return a + b\nif __name__ == '__main__':\n    print(input())"),
 ]
 WRONG = [
+    (BARE, "    return a - b\n"),
     (MBPP, MBPP.answer.replace("&", "|")),
     (SANITIZED, SANITIZED.answer.replace("** 2", "** 3")),
     (STDIN, "n = int(input())\nprint(n)"),
@@ -208,6 +213,17 @@ def test_right(oracle: Oracle, row: Problem, text: str):
 @pytest.mark.parametrize(("row", "text"), WRONG, ids=range(len(WRONG)))
 def test_wrong(oracle: Oracle, row: Problem, text: str):
     assert judged(oracle, row, text) is False
+
+
+def test_what_a_program_does_to_its_arguments_is_seen(oracle: Oracle):
+    tests = ["a = [3, 1, 2]\narrange(a)\nassert a == [1, 2, 3]"]
+    row = problem("Sort in place.", test_list=tests)
+    assert judged(oracle, row, "```python\ndef arrange(a):\n    a.sort()\n```") is True
+    assert judged(oracle, row, "```python\ndef arrange(a):\n    return sorted(a)\n```") is False
+    tests = ["d = {'k': [1]}\nadd(d, 'n')\nassert d == {'k': [1, 2], 'n': 0}"]
+    row = problem("Add.", test_list=tests)
+    right = "def add(d, key):\n    d['k'].append(2)\n    d[key] = 0"
+    assert judged(oracle, row, f"```python\n{right}\n```") is True
 
 
 def test_the_prompts_imports_and_helpers_are_there():

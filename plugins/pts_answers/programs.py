@@ -64,8 +64,11 @@ class Session(Protocol):
         """Runs a module, for which `functions` of ours are global names; gives what it printed."""
         ...
 
-    def call(self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Calls a function of what was run. Arguments and result are plain data."""
+    def call(
+        self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, Sequence[Any]]:
+        """Calls a function of what was run: its result, and what has become of its positional
+        arguments. All of these are plain data."""
         ...
 
 
@@ -134,6 +137,20 @@ class CodeOracle:
             return False
 
 
+# A test may pass a list and look at what the program has done to it.
+_SHIM = """
+def {name}(*args, **kwargs):
+    result, after = _pts_call_{name}(*args, **kwargs)
+    for before, now in zip(args, after):
+        if type(before) is list:
+            before[:] = now
+        elif type(before) is dict or type(before) is set:
+            before.clear()
+            before.update(now)
+    return result
+"""
+
+
 def _passes_asserts(sandbox: Sandbox, tests: Asserts, program: str) -> bool:
     with sandbox.session() as candidate, sandbox.session() as tester:
         faults: list[Abstained | Failed] = []
@@ -153,7 +170,9 @@ def _passes_asserts(sandbox: Sandbox, tests: Asserts, program: str) -> bool:
 
         candidate.run(program, {})
         try:
-            tester.run(tests.source, {name: forwarding(name) for name in tests.functions})
+            shims = "".join(_SHIM.format(name=name) for name in tests.functions)
+            calls = {f"_pts_call_{name}": forwarding(name) for name in tests.functions}
+            tester.run(shims + tests.source, calls)
         except (Abstained, Failed) as error:
             # What came out of the tests may be what went wrong in the program.
             raise faults[0] if faults else error from None
@@ -179,7 +198,7 @@ def _passes_pairs(sandbox: Sandbox, tests: Pairs, program: str) -> bool:
     for given, expected in tests.pairs:
         with sandbox.session() as session:
             session.run(program, {})
-            result = session.call(function, json.loads(given), {})
+            result, _ = session.call(function, json.loads(given), {})
         if not _same(result, json.loads(expected)):
             return False
     return True
@@ -240,8 +259,9 @@ def _human_eval(prompt: str, test: str, entry: str) -> Asserts:
     ast.parse(test)
     if not entry.isidentifier():
         raise ValueError(f"entry_point {entry!r} is no name")
-    is_code = (tree := parsed(prompt)) is not None and entry in _defined(tree)
-    helpers = _without(prompt, entry) if is_code else ""
+    whole = _with_a_body(prompt)
+    is_code = (tree := parsed(whole)) is not None and entry in _defined(tree)
+    helpers = _without(whole, entry) if is_code else ""
     return Asserts(f"{helpers}\n{test}\n\ncheck({entry})\n", (entry,), prompt if is_code else "")
 
 
@@ -326,9 +346,15 @@ def _defines(code: str, name: str | None) -> bool:
 
 def _with_prompt(code: str, prompt: str, wanted: str | None) -> str:
     """The program, with what the prompt has before it: imports and other functions."""
-    if not prompt or not wanted or parsed(prompt) is None or "from __future__" in code:
+    whole = _with_a_body(prompt)
+    if not prompt or not wanted or parsed(whole) is None or "from __future__" in code:
         return code
-    return f"{_without(prompt, wanted)}\n{code}"
+    return f"{_without(whole, wanted)}\n{code}"
+
+
+def _with_a_body(prompt: str) -> str:
+    """A prompt that ends with a function's first line is Python once something follows it."""
+    return prompt if parsed(prompt) is not None else f"{prompt.rstrip()}\n    pass\n"
 
 
 def _longest_continuation(prompt: str, body: str) -> str | None:

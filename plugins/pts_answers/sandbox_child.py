@@ -279,8 +279,9 @@ def serve(connection: socket.socket, name: str) -> None:
                 answer = packed(["done", None])
             else:
                 function, args, kwargs = details
-                result = eval(function, module.__dict__)(*decode(args), **decode(kwargs))
-                answer = packed(["done", encode(result)])
+                values = decode(args)
+                result = eval(function, module.__dict__)(*values, **decode(kwargs))
+                answer = packed(["done", encode([result, list(values)])])
         except NotPlain as error:
             answer = packed(["not plain", str(error)])
         except BaseException as error:

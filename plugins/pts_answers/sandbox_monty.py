@@ -115,11 +115,13 @@ class MontySession:
         self._feed(f"{source}\nNone", printed, external_lookup={**host, "input": self._input})
         return printed.output
 
-    def call(self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def call(
+        self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, Sequence[Any]]:
         from pydantic_monty import CollectString
 
         answer = self._feed(
-            f"_pts_result({function}(*_pts_args, **_pts_kwargs))",
+            f"_pts_result(({function}(*_pts_args, **_pts_kwargs), _pts_args))",
             CollectString(OUTPUT),
             inputs={"_pts_args": tuple(args), "_pts_kwargs": dict(kwargs)},
             external_lookup={"input": self._input},
@@ -128,8 +130,11 @@ class MontySession:
         if not _is_plain(answer) or type(answer) is not tuple or len(answer) != 2:
             raise Abstained("a value that is no plain data")
         if not answer[0]:
-            raise Abstained(f"a value of {answer[1]}")
-        return answer[1]
+            raise Abstained("a value that is no plain data, returned or put into an argument")
+        if type(answer[1]) is not tuple or len(answer[1]) != 2 or type(answer[1][1]) is not tuple:
+            raise Abstained("a value that is no plain data")
+        result, after = answer[1]
+        return result, after
 
     def _input(self, _prompt: object = "") -> str:
         line = next(self._stdin, None)

@@ -136,8 +136,14 @@ class ProcessSession:
             raise Failed("MemoryError", "it printed too much")
         return output.decode("utf-8", "replace")
 
-    def call(self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return self._ask(["call", function, encode(list(args)), encode(dict(kwargs))], {})
+    def call(
+        self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, Sequence[Any]]:
+        answer = self._ask(["call", function, encode(list(args)), encode(dict(kwargs))], {})
+        if type(answer) is not list or len(answer) != 2 or type(answer[1]) is not list:
+            raise Failed("RuntimeError", "an answer that can't be read")
+        result, after = answer
+        return result, after
 
     def _ask(self, request: list[Any], functions: Mapping[str, Function]) -> Any:
         """Sends a request, answers the calls that come back, and gives the result."""
