@@ -375,7 +375,7 @@ def test_a_rollout_rides_its_trace_until_it_leaves(
     positions = count_forwards(backend, monkeypatch)
     for i in (0, 5, 9):
         trace = expected[i].ids
-        backend.engine._known.clear()
+        backend.engine.forget()
         assert generate(backend, [replace(plain[i], trace=trace)], sampling) == {i: expected[i]}
         assert sum(positions) == len(prompt) + len(trace) - 1  # one pass over it and no step
         drawn = generate(backend, [replace(r, trace=trace) for r in plain], sampling)
@@ -866,3 +866,19 @@ def test_a_real_model_from_a_gguf_file(smollm2: TransformersBackend) -> None:
     assert all(smollm2.decode(c.ids, skip_special_tokens=True).strip() for c in drawn.values())
     for continuation in drawn.values():  # what was drawn has a probability
         assert (smollm2.score(prompt, continuation.ids, sampling).probs > 0).all()
+
+
+def test_steering_leaves_nothing_behind() -> None:
+    """What was read of a trace without the vector must not serve with it, nor the other way."""
+    vector = {0: np.full(32, 2.0, dtype=np.float32)}
+    trace, sampling = tuple(range(12)), Sampling(horizon=20, seed=4)
+    requests = [Request((1, 2, 3), trace, 6, i) for i in range(20)]
+    fresh = make_backend()
+    with fresh.steered(vector):
+        expected = generate(fresh, requests, sampling)
+    backend = make_backend()
+    plain = generate(backend, requests, sampling)
+    with backend.steered(vector):
+        assert generate(backend, requests, sampling) == expected
+    assert expected != plain
+    assert generate(backend, requests, sampling) == plain

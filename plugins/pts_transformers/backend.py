@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -123,11 +123,15 @@ class TransformersBackend(TokenizerBackend):
     ) -> Iterator[tuple[Request, Continuation | ProblemError]]:
         return self.engine.generate(pull, sampling)
 
-    def steered(
-        self, vectors: Mapping[int, npt.NDArray[np.float32]], /
-    ) -> AbstractContextManager[None]:
+    @contextmanager
+    def steered(self, vectors: Mapping[int, npt.NDArray[np.float32]], /) -> Iterator[None]:
         """Adds vectors to the outputs of decoder blocks; see pts_core.interfaces.Steerable."""
-        return add_to_blocks(self.engine.model, vectors)
+        with add_to_blocks(self.engine.model, vectors):
+            self.engine.forget()
+            try:
+                yield
+            finally:
+                self.engine.forget()
 
 
 def end_of_sequence(model: Any, tokenizer: Any, model_id: str) -> TokenIds:

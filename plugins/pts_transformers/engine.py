@@ -178,6 +178,10 @@ class Engine:
                 state.keep(order)
             yield from finished.values()
 
+    def forget(self) -> None:
+        """Drops what was read of traces: for a model that is about to change."""
+        self._known.clear()
+
     def score(self, prompt: TokenIds, completion: TokenIds, sampling: Sampling) -> TokenScores:
         """The policy along a completion of T tokens, with K = 20 alternatives at each.
 

@@ -66,7 +66,7 @@ def count_positions(model: Any, counts: list[int]) -> Any:
 def by_engine(backend: Any, work: Workload) -> Outcome:
     counts: list[int] = []
     hook = count_positions(backend.engine.model, counts)
-    backend.engine._known.clear()
+    backend.engine.forget()
     tokens = sum(len(ids) for ids in drawn(backend, work.requests))
     hook.remove()
     return tokens, sum(counts)
