@@ -74,7 +74,8 @@ class Backend(Protocol):
 
     `end_of_sequence` are the token ids that end a completion, the one to append first;
     `context_length` is the most tokens of prompt and completion together, None if unbounded.
-    A `note`, where a backend has one, is a line for the user on how it runs the model.
+    A `note`, where a backend has one, is a line for the user on how it runs the model, and a
+    `fingerprint` is a text that differs where the model or its tokenizer does.
     """
 
     model_id: str

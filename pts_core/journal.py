@@ -1,8 +1,8 @@
 """The journal: every rollout of a run, kept as it finishes, so that none is ever drawn twice.
 
-A folder next to the output. `run.json` holds the options that give the run its meaning, and every
-problem has a file of its own, so that to go on only the open problems are read, in memory that is
-theirs alone. A file is JSON lines, each with its `kind`:
+A folder next to the output. `run.json` holds the options that give the run its meaning and the
+fingerprint of the model, and every problem has a file of its own: going on takes the memory of the
+problems that are open, whatever else there is. A file is JSON lines, each with its `kind`:
 
     problem  the dataset's row, its place in the run and the prompt's ids; always the first line
     trace    a completion that rollouts start from: `n` numbers them within the file
@@ -137,6 +137,21 @@ class Journal:
         self.is_closed = is_closed
         self._held = held
         self._count = 0
+        self._fingerprint: str | None = None
+
+    def identify(self, fingerprint: str | None) -> None:
+        """Says which model this is. Raises UsageError where the journal is of another.
+
+        Backends that can tell have a `fingerprint`; None is one that can't.
+        """
+        self._fingerprint = fingerprint
+        if has_journal(self.folder):
+            kept = read_head(self.folder).get("fingerprint")
+            if kept != fingerprint:
+                raise UsageError(
+                    f"{self.folder} was made with another model of this name, tokenizer or dtype: "
+                    "use that, give another --output-path, or --overwrite to start afresh"
+                )
 
     def open(self, problem: Problem, prompt: TokenIds) -> Log:
         """The log of a problem, with what is in it already; further lines go to its end.
@@ -181,7 +196,8 @@ class Journal:
             self._held.enter_context(_locked(self.folder))
         if not (self.folder / HEAD).exists():
             head = {"version": VERSION, "pts_version": pts_core.__version__}
-            text = json.dumps({**head, "options": self.options}, indent=1, default=str)
+            head |= {"fingerprint": self._fingerprint, "options": self.options}
+            text = json.dumps(head, indent=1, default=str)
             _write_atomically(self.folder / HEAD, text + "\n")
 
 

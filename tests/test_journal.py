@@ -127,7 +127,11 @@ def test_another_run_is_refused(tmp_path: Path):
         ):
             pass
     with open_journal(folder, {"seed": 2}, overwrite=True) as journal:
+        journal.identify("a model")
         assert not journal.open(PROBLEM, PROMPT).drawn
+        journal.identify("a model")
+        with pytest.raises(UsageError, match="another model of this name"):
+            journal.identify("another")
 
 
 def test_a_problem_is_read_in_memory_of_its_own_and_in_time(tmp_path: Path):

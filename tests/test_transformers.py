@@ -882,3 +882,13 @@ def test_steering_leaves_nothing_behind() -> None:
         assert generate(backend, requests, sampling) == expected
     assert expected != plain
     assert generate(backend, requests, sampling) == plain
+
+
+def test_the_fingerprint_is_that_of_weights_and_tokenizer() -> None:
+    backend = make_backend()
+    assert backend.fingerprint == make_backend().fingerprint
+    other = make_backend()
+    other.engine.model.lm_head.weight.data[0, 0] += 0.01
+    assert other.fingerprint != backend.fingerprint
+    assert with_template(CHATML).fingerprint != with_template(None).fingerprint
+    assert make_backend("qwen2").fingerprint != backend.fingerprint

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -122,6 +125,22 @@ class TransformersBackend(TokenizerBackend):
         self, pull: Callable[[], Request | None], sampling: Sampling
     ) -> Iterator[tuple[Request, Continuation | ProblemError]]:
         return self.engine.generate(pull, sampling)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the configuration, the tokenizer and a piece of every weight."""
+        model, digest = self.engine.model, hashlib.sha256()
+        config = model.config.to_dict()
+        for name in ("_name_or_path", "transformers_version"):
+            config.pop(name, None)
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        about = [str(sorted(config.items(), key=str)), vocabulary, self.tokenizer.chat_template]
+        digest.update(json.dumps(about, default=str).encode())
+        for name, weight in model.named_parameters():
+            piece = weight.detach().flatten()[:64].float().cpu().numpy()
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(piece.tobytes())
+        return digest.hexdigest()
 
     @contextmanager
     def steered(self, vectors: Mapping[int, npt.NDArray[np.float32]], /) -> Iterator[None]:

@@ -236,6 +236,7 @@ def run(
             subject=model_source(registry, model),
             shorthands={"device": device, "dtype": dtype},
         )
+        journal.identify(getattr(loaded, "fingerprint", None))
         _check_context(loaded, sampling)
         order = _shuffled(problems, seed) if shuffle else problems
         traces, chosen = _choose(order, traces_path, loaded, max_problems)
