@@ -48,7 +48,7 @@ class Sampling:
 
     `horizon` is the most tokens a completion may have, counted from the end of the prompt
     whatever prefix a rollout starts from, so that success probability is a martingale along a
-    trace.
+    trace. A completion also ends, with it, where one of the texts `stop` appears.
     """
 
     temperature: float = 0.8
@@ -57,8 +57,12 @@ class Sampling:
     min_p: float = 0.0
     horizon: int = 512
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, float | int]:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))  # JSON has lists
+
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 

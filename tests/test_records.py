@@ -42,13 +42,14 @@ def test_a_record_has_the_fields_of_the_format():
     assert (made["prob_delta"], made["is_positive"]) == (-0.25, False)
     assert made["trace_id"] == "7/0"
     assert made["alternatives"][0]["token"] == "<9>"
-    assert made["sampling"] == {
+    assert json.loads(json.dumps(made["sampling"])) == {
         "temperature": 0.8,
         "top_p": 1.0,
         "top_k": 0,
         "min_p": 0.0,
         "horizon": 512,
         "seed": 3,
+        "stop": [],
     }
 
 

@@ -329,6 +329,33 @@ def test_an_end_of_sequence_ends_a_rollout_and_belongs_to_it() -> None:
         assert continuation.truncated == (continuation.ids[-1] != END)
 
 
+def test_a_stop_ends_a_rollout_and_belongs_to_it() -> None:
+    """The text may begin in the prefix; a trace that is ridden ends there too."""
+    backend, prompt = make_backend(), (1, 2, 3)
+    backend.engine.end_of_sequence = ()
+    requests = [Request(prompt, (), 0, i) for i in range(40)]
+    free = generate(backend, requests, Sampling(horizon=12))
+    stopped = generate(backend, requests, Sampling(horizon=12, stop=("w1", "w40 w")))
+    assert any(not c.truncated for c in stopped.values())
+    for stream, continuation in stopped.items():
+        ids = continuation.ids
+        assert ids == free[stream].ids[: len(ids)]
+        text = backend.decode(ids)
+        assert ("w1" in text or "w40 w" in text) == (not continuation.truncated)
+        assert "w1" not in backend.decode(ids[:-1])
+    trace = next(c.ids for c in stopped.values() if len(c.ids) > 3 and not c.truncated)
+    [ridden] = generate(
+        backend,
+        [Request(prompt, trace, 2, next(s for s, c in stopped.items() if c.ids == trace))],
+        Sampling(horizon=12, stop=("w1", "w40 w")),
+    ).values()
+    assert "w1" not in backend.decode(ridden.ids[:-1])
+    before = Request(prompt, (40,), 1, 5)
+    [first] = generate(backend, [before], Sampling(horizon=12, stop=("w40 w",))).values()
+    assert len(first.ids) == 1
+    assert not first.truncated
+
+
 def test_a_request_that_cannot_be_drawn_does_not_stop_the_others() -> None:
     backend = make_backend(max_batch=4)
     backend.engine.model.get_input_embeddings().weight.data[7] = math.nan

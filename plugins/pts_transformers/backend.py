@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -124,7 +124,15 @@ class TransformersBackend(TokenizerBackend):
     def generate(
         self, pull: Callable[[], Request | None], sampling: Sampling
     ) -> Iterator[tuple[Request, Continuation | ProblemError]]:
-        return self.engine.generate(pull, sampling)
+        longest = max(map(len, sampling.stop), default=0)
+
+        def is_stop(before: TokenIds, ids: Sequence[int]) -> bool:
+            # No token is shorter than a byte, and no character longer than four.
+            tail = (*before, *ids)[-4 * longest :]
+            text = self.decode(tail)
+            return any(stop in text for stop in sampling.stop)
+
+        return self.engine.generate(pull, sampling, is_stop if sampling.stop else None)
 
     @cached_property
     def fingerprint(self) -> str:

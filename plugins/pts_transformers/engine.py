@@ -33,6 +33,8 @@ from pts_transformers.policy import RowError, draw, intervals, policy
 from pts_transformers.unshared import Together
 
 Result = Continuation | ProblemError
+# Does a completion end with its last token? From the ids before a rollout and those of it.
+IsEnd = Callable[[TokenIds, Sequence[int]], bool]
 
 ALTERNATIVES = 20
 _SCORED_AT_ONCE = 2**24  # logits of a chunk of a trace: 64 MiB in float32
@@ -81,11 +83,11 @@ class _Row:
     def newest(self) -> int:
         return self.ids[-1] if self.ids else self.request.prefix[-1]
 
-    def take(self, token_id: int, end_of_sequence: TokenIds) -> Continuation | None:
+    def take(self, token_id: int, is_end: IsEnd) -> Continuation | None:
         """Appends a token; the continuation if that ends it."""
         self.ids.append(token_id if self.first is None else self.first)
         self.first, self.excluded = None, -1
-        ended = self.ids[-1] in end_of_sequence
+        ended = is_end(self.request.trace[: self.request.start], self.ids)
         if ended or len(self.ids) == self.limit:
             return Continuation(tuple(self.ids), truncated=not ended)
         return None
@@ -123,14 +125,22 @@ class Engine:
         self._known: OrderedDict[tuple[TokenIds, TokenIds, Sampling], _Known] = OrderedDict()
 
     def generate(
-        self, pull: Callable[[], Request | None], sampling: Sampling
+        self,
+        pull: Callable[[], Request | None],
+        sampling: Sampling,
+        is_stop: IsEnd | None = None,
     ) -> Iterator[tuple[Request, Result]]:
-        """Draws a stream of requests; see Backend.generate.
+        """Draws a stream of requests; see Backend.generate. `is_stop` ends a completion where no
+        end of sequence does.
 
         In float32 a continuation depends on its request and the sampling alone, up to the
         rounding of the model's arithmetic. A prefix that the model cannot take, or that it answers
         with unusable logits, is yielded with its ProblemError and the other rows go on.
         """
+
+        def is_end(before: TokenIds, ids: Sequence[int]) -> bool:
+            return ids[-1] in self.end_of_sequence or (is_stop is not None and is_stop(before, ids))
+
         rows: list[_Row] = []
         state: Columns | Together | None = None
         waiting: deque[Request] = deque()
@@ -140,7 +150,7 @@ class Engine:
                 request = waiting.popleft() if waiting else pull()
                 if request is None:
                     break
-                row = self._admit(request, sampling)
+                row = self._admit(request, sampling, is_end)
                 if not isinstance(row, _Row):
                     yield request, row
                 elif self._fits([*rows, *fresh, row]):
@@ -158,7 +168,7 @@ class Engine:
                 ):
                     state = self._join(state, fresh)
                     logits = self._logits(state, rows)
-                    order, finished = self._sample(rows, logits, sampling)
+                    order, finished = self._sample(rows, logits, sampling, is_end)
             except OutOfMemory:
                 if len(rows) == 1:
                     raise
@@ -213,7 +223,7 @@ class Engine:
                 scores.alternative_ids[span, kept] = np.where(best_probs > 0, best_ids, -1)
         return scores
 
-    def _admit(self, request: Request, sampling: Sampling) -> _Row | Result:
+    def _admit(self, request: Request, sampling: Sampling, is_end: IsEnd) -> _Row | Result:
         """The row of a request, or its result where there is no need, room or way to run it."""
         length = len(request.prompt) + request.start
         limit = sampling.horizon - request.start
@@ -229,12 +239,12 @@ class Engine:
             self._refuse(request.prefix, tuple(i for i in named if i is not None))
             if self.shares:
                 row.known = self._know(request, sampling)
-                return self._ride(row) or row
+                return self._ride(row, is_end) or row
         except ProblemError as error:
             return error
         return row
 
-    def _ride(self, row: _Row) -> Continuation | None:
+    def _ride(self, row: _Row, is_end: IsEnd) -> Continuation | None:
         """Follows the trace for as long as the row's numbers draw its tokens.
 
         Where they don't, the same number draws another token: it is rescaled to what is left
@@ -248,7 +258,7 @@ class Engine:
                 break
             u, low, high = row.uniforms[len(row.ids)], known.low[t], known.high[t]
             if low <= u < high:
-                if (ended := row.take(trace[t], self.end_of_sequence)) is not None:
+                if (ended := row.take(trace[t], is_end)) is not None:
                     return ended
                 continue
             rest = (u if u < low else u - (high - low)) / (1 - (high - low))
@@ -371,7 +381,7 @@ class Engine:
         return logits
 
     def _sample(
-        self, rows: Sequence[_Row], logits: Tensor, sampling: Sampling
+        self, rows: Sequence[_Row], logits: Tensor, sampling: Sampling, is_end: IsEnd
     ) -> tuple[list[int], dict[int, tuple[Request, Result]]]:
         """Gives each row its next token. Returns the order of the rows that go on (see
         Columns.keep), and what finished by index."""
@@ -388,7 +398,7 @@ class Engine:
                 unusable = alive.pop(error.row)
                 finished[unusable] = rows[unusable].request, error
         for i, token in zip(alive, drawn if alive else [], strict=True):
-            if (ended := rows[i].take(token, self.end_of_sequence)) is not None:
+            if (ended := rows[i].take(token, is_end)) is not None:
                 finished[i] = rows[i].request, ended
         order = list(range(len(rows)))
         for i in sorted(finished, reverse=True):

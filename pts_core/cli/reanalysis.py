@@ -56,6 +56,7 @@ def search_again(folder: Path, given: Mapping[str, Any]) -> int:
     sampling = Sampling(
         **{key: kept[key] for key in ("temperature", "top_p", "top_k", "min_p", "seed")},
         horizon=kept["max_new_tokens"],
+        stop=tuple(kept["stop"] or ()),
     )
     prompting = Prompting(
         kept["prompt_template"],

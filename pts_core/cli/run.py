@@ -59,6 +59,7 @@ def run(
     top_p: Annotated[float, Parameter(group=MODEL, validator=Number(gt=0, lte=1))] = 1.0,
     top_k: Annotated[int, Parameter(group=MODEL, validator=Number(gte=0))] = 0,
     min_p: Annotated[float, Parameter(group=MODEL, validator=Number(gte=0, lte=1))] = 0.0,
+    stop: Annotated[list[str] | None, Parameter(group=MODEL, negative=())] = None,
     max_new_tokens: Annotated[int, Parameter(group=MODEL, validator=Number(gte=1))] = 512,
     seed: Annotated[int, Parameter(group=MODEL, validator=Number(gte=0, lt=2**64))] = 0,
     system_prompt: Annotated[str | None, Parameter(group=MODEL)] = None,
@@ -114,6 +115,8 @@ def run(
         Keeps the k most probable tokens; 0 keeps all.
     min_p
         Keeps tokens with at least this share of the top token's probability; 0 keeps all.
+    stop
+        End an answer where this text appears; may be given several times.
     max_new_tokens
         The horizon: the most tokens an answer may have, counted from the end of the prompt.
     seed
@@ -206,7 +209,9 @@ def run(
         raise UsageError("--prompt-template must contain {query}")
     backend_offer = registry.find("backend", backend)
     judge = build_oracle(registry, oracle, oracle_options)
-    sampling = Sampling(temperature, top_p, top_k, min_p, max_new_tokens, seed)
+    if "" in (stop or []):
+        raise UsageError("--stop needs a text: every answer would end at once")
+    sampling = Sampling(temperature, top_p, top_k, min_p, max_new_tokens, seed, tuple(stop or ()))
     prompting = Prompting(
         prompt_template, system_prompt, {"auto": None, "on": True, "off": False}[chat]
     )

@@ -131,7 +131,7 @@ def steer(
         strengths=factors,
         random=random_vectors,
         rollouts=num_samples,
-        sampling=Sampling(**policy),  # type: ignore[arg-type]
+        sampling=Sampling(**policy),
         prompting=prompting,
     )
     arms = list(comparison)
