@@ -225,7 +225,13 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(folder: Path):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_so_and_goes_on(folder: Path, how: int):
-    process = command(folder, *ARGUMENTS, "--backend.delay", "0.003")
+    # A shell that runs the tests in the background has them ignore SIGINT.
+    process = command(
+        folder,
+        *ARGUMENTS,
+        *("--backend.delay", "0.003"),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while process.poll() is None and not (folder / "pivotal_tokens.journal").exists():
         time.sleep(0.02)
     time.sleep(0.5)
