@@ -158,6 +158,8 @@ def test_ctrl_c_ends_cleanly_and_says_what_is_on_disk(install, tmp_path: Path):
         env={**os.environ, "PYTHONPATH": folder},
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in the background has them ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     output = tmp_path / "pivotal_tokens.jsonl"
     deadline = time.time() + 60
