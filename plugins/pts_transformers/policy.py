@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pts_core.errors import ProblemError, UsageError
 from pts_core.types import Sampling
+
+_BLOCK = 256  # columns of a block in `draw`
 
 
 class RowError(ProblemError):
@@ -50,8 +53,8 @@ def policy(logits: Tensor, sampling: Sampling) -> Tensor:
         least = sampling.min_p * probs.amax(dim=-1, keepdim=True)
         scores = scores.masked_fill(probs < least, -math.inf)
     probs = scores.softmax(dim=-1)
-    # NaN and +inf logits, and rows of nothing but -inf, all end as NaN here.
-    _refuse(probs.isnan().any(dim=-1), "the model's logits are NaN or infinite: try dtype float32")
+    # NaN and +inf logits, and rows of nothing but -inf, all make the whole row NaN here.
+    _refuse(probs[:, 0].isnan(), "the model's logits are NaN or infinite: try dtype float32")
     return probs
 
 
@@ -65,16 +68,33 @@ def draw(probs: Tensor, uniforms: Tensor, excluded: Tensor) -> Tensor:
     """
     if probs.device.type == "mps":  # has no float64
         probs = probs.cpu()
-    mass = probs.to(torch.float64, copy=True)
-    uniforms, excluded = uniforms.to(mass.device), excluded.to(mass.device)
+    uniforms, excluded = uniforms.to(probs.device), excluded.to(probs.device)
     rows = (excluded >= 0).nonzero()[:, 0]
-    mass[rows, excluded[rows]] = 0
-    # Zeroed off the support: a parallel scan may round so that it rises at a token of no mass.
-    cumulative = mass.cumsum(dim=-1).masked_fill_(mass <= 0, 0)
-    total = cumulative.amax(dim=-1, keepdim=True)
-    _refuse(total[:, 0] <= 0, "the excluded token {} has all the probability", excluded)
-    target = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
-    return (cumulative > target).byte().argmax(dim=-1)  # the first that exceeds
+    if len(rows):
+        probs = probs.clone()
+        probs[rows, excluded[rows]] = 0
+    # In blocks: to sum a vocabulary is cheaper than to accumulate it.
+    blocks = pad(probs, (0, -probs.shape[1] % _BLOCK)).reshape(len(probs), -1, _BLOCK)
+    sums = blocks.sum(dim=2, dtype=torch.float64)
+    _refuse(sums.sum(dim=1) <= 0, "the excluded token {} has all the probability", excluded)
+    block, rest = _invert(sums, uniforms * sums.sum(dim=1))
+    inside = blocks[torch.arange(len(blocks), device=blocks.device), block].double()
+    token, _ = _invert(inside, rest)
+    return block * _BLOCK + token
+
+
+def _invert(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The first column (rows,) at which the cumulative `mass` (rows, columns) exceeds `target`
+    (rows,), and what is left of the target there. It is a column with mass, whatever the rounding.
+    """
+    cumulative = mass.cumsum(dim=1)
+    # Zeroed off the support: a parallel scan may round so that it rises at a column of no mass.
+    reached = cumulative.masked_fill(mass <= 0, 0)
+    most = reached.amax(dim=1)
+    target = target.minimum(most.nextafter(torch.zeros_like(most)))
+    column = (reached > target[:, None]).byte().argmax(dim=1)  # the first that exceeds
+    before = cumulative.gather(1, column[:, None]) - mass.gather(1, column[:, None])
+    return column, (target - before[:, 0]).clamp(min=0)
 
 
 def intervals(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 import traceback
@@ -61,6 +62,9 @@ def _run(arguments: list[str], debug: bool) -> int:
         return int(app(arguments, exit_on_error=False, print_error=False) or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if debug:
             traceback.print_exc()
