@@ -59,13 +59,13 @@ class Columns(Cache):  # type: ignore[misc]
         What a `spoiled` row leaves behind is wiped: NaN would reach later rows through the mask.
         """
         live = slice(self.first, self.end)
-        for layer in self.layers:
+        moves = [(to, origin) for to, origin in enumerate(order) if to != origin]
+        for layer in self.layers if moves or spoiled else ():
             for cells in (layer.keys, layer.values):
                 for row in spoiled:
                     cells[row] = 0
-                for to, origin in enumerate(order):
-                    if to != origin:
-                        cells[to, :, live] = cells[origin, :, live]
+                for to, origin in moves:
+                    cells[to, :, live] = cells[origin, :, live]
         self.lengths = [self.lengths[i] for i in order]
 
     def mask_and_positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
