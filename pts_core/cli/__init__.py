@@ -6,9 +6,10 @@ import os
 import sys
 import tomllib
 import traceback
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
 import pts_core
 from pts_core.errors import PtsError, UsageError
@@ -86,11 +87,10 @@ def _configure(arguments: list[str]) -> list[str]:
             rest.append(word)
     if path:
         try:
-            with open(path, "rb") as file:
-                tomllib.load(file)
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot read --config-file {path}: {error}") from error
-        app.config = (Toml(path, must_exist=True),)
+        app.config = (Dict(values, source=path),)
     return rest
 
 

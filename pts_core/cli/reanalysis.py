@@ -10,7 +10,7 @@ from typing import Any
 
 from pts_core.cli.options import build
 from pts_core.cli.progress import Display
-from pts_core.cli.resolve import build_oracle, model_source
+from pts_core.cli.resolve import CHAT, build_oracle, model_source
 from pts_core.cli.session import Session, check_summary_path, conduct, interruptible
 from pts_core.errors import UsageError
 from pts_core.interfaces import Backend
@@ -61,7 +61,7 @@ def search_again(folder: Path, given: Mapping[str, Any]) -> int:
     prompting = Prompting(
         kept["prompt_template"],
         kept["system_prompt"],
-        {"auto": None, "on": True, "off": False}[kept["chat"]],
+        CHAT[kept["chat"]],
     )
     check_summary_path(given["summary_path"])
     with interruptible(), Output(given["output_path"], replace=given["overwrite"]) as output:

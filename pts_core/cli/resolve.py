@@ -16,6 +16,8 @@ from pts_core.types import Problem
 FILE_SUFFIXES = {".jsonl", ".json", ".csv", ".parquet"}
 
 Options = dict[str, str] | None
+# What --chat means to Prompting.
+CHAT = {"auto": None, "on": True, "off": False}
 
 
 def build_oracle(registry: Registry, name: str, options: Options) -> Oracle:

@@ -19,6 +19,7 @@ from pts_core.cli.plugins import describe
 from pts_core.cli.progress import Display
 from pts_core.cli.reanalysis import search_again
 from pts_core.cli.resolve import (
+    CHAT,
     Options,
     build_dataset,
     build_oracle,
@@ -37,15 +38,15 @@ from pts_core.traces import read_traces
 from pts_core.types import Problem, Sampling, TokenIds
 
 MODEL = Group.create_ordered("Model and policy")
+PROBLEMS = Group.create_ordered("Problems")
+SEARCH = Group.create_ordered("Search")
+OUTPUT = Group.create_ordered("Output")
+
 # What may differ when a run goes on: how it is shown, where it runs, and how far it goes.
 FREE = {
     *("device", "fdr", "max_problems", "max_pairs", "output_path", "overwrite", "from_journal"),
     *("summary_path", "quiet"),
 }
-
-PROBLEMS = Group.create_ordered("Problems")
-SEARCH = Group.create_ordered("Search")
-OUTPUT = Group.create_ordered("Output")
 
 
 def run(
@@ -212,9 +213,7 @@ def run(
     if "" in (stop or []):
         raise UsageError("--stop needs a text: every answer would end at once")
     sampling = Sampling(temperature, top_p, top_k, min_p, max_new_tokens, seed, tuple(stop or ()))
-    prompting = Prompting(
-        prompt_template, system_prompt, {"auto": None, "on": True, "off": False}[chat]
-    )
+    prompting = Prompting(prompt_template, system_prompt, CHAT[chat])
     check_summary_path(summary_path)
     folder = journal_of(output_path)
     may_replace = overwrite or has_journal(folder)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pts_core.cli.options import build
-from pts_core.cli.resolve import Options, build_dataset, build_oracle, model_source
+from pts_core.cli.resolve import CHAT, Options, build_dataset, build_oracle, model_source
 from pts_core.errors import PtsError, UsageError
 from pts_core.interfaces import Backend, Steerable
 from pts_core.plugins import discover
@@ -120,9 +120,7 @@ def steer(
     if not isinstance(loaded, Steerable):
         raise UsageError(f"backend {backend!r} can't steer: use --backend transformers")
     policy = {**steering.sampling.as_dict(), "seed": seed}
-    prompting = Prompting(
-        prompt_template, system_prompt, {"auto": None, "on": True, "off": False}[chat]
-    )
+    prompting = Prompting(prompt_template, system_prompt, CHAT[chat])
     comparison = compare(
         loaded,
         judge,
