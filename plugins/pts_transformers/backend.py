@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from jinja2 import TemplateError
 from pts_core.errors import ProblemError, PtsError, UsageError
 from pts_core.types import Continuation, Request, Sampling, TokenIds, TokenScores
 from pts_transformers.engine import Engine
+from pts_transformers.packing import pack
 from pts_transformers.steering import add_to_blocks
 
 _NOTHING_SHARED = (
@@ -96,7 +96,7 @@ class TokenizerBackend:
 
 
 class TransformersBackend(TokenizerBackend):
-    """A causal language model and its tokenizer."""
+    """A causal language model and its tokenizer; on a CPU it packs the model (packing.py)."""
 
     def __init__(
         self,
@@ -117,6 +117,8 @@ class TransformersBackend(TokenizerBackend):
             memory=memory,
         )
         self.note = "" if self.engine.shares else _NOTHING_SHARED
+        self.fingerprint = fingerprint(model, tokenizer)
+        pack(model, max_batch)
 
     def score(self, prompt: TokenIds, completion: TokenIds, sampling: Sampling) -> TokenScores:
         return self.engine.score(prompt, completion, sampling)
@@ -134,22 +136,6 @@ class TransformersBackend(TokenizerBackend):
 
         return self.engine.generate(pull, sampling, is_stop if sampling.stop else None)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the configuration, the tokenizer and a piece of every weight."""
-        model, digest = self.engine.model, hashlib.sha256()
-        config = model.config.to_dict()
-        for name in ("_name_or_path", "transformers_version"):
-            config.pop(name, None)
-        vocabulary = sorted(self.tokenizer.get_vocab().items())
-        about = [str(sorted(config.items(), key=str)), vocabulary, self.tokenizer.chat_template]
-        digest.update(json.dumps(about, default=str).encode())
-        for name, weight in model.named_parameters():
-            piece = weight.detach().flatten()[:64].float().cpu().numpy()
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(piece.tobytes())
-        return digest.hexdigest()
-
     @contextmanager
     def steered(self, vectors: Mapping[int, npt.NDArray[np.float32]], /) -> Iterator[None]:
         """Adds vectors to the outputs of decoder blocks; see pts_core.interfaces.Steerable."""
@@ -159,6 +145,22 @@ class TransformersBackend(TokenizerBackend):
                 yield
             finally:
                 self.engine.forget()
+
+
+def fingerprint(model: Any, tokenizer: Any) -> str:
+    """A hash of the configuration, the tokenizer and a piece of every weight."""
+    digest = hashlib.sha256()
+    config = model.config.to_dict()
+    for name in ("_name_or_path", "transformers_version"):
+        config.pop(name, None)
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    about = [str(sorted(config.items(), key=str)), vocabulary, tokenizer.chat_template]
+    digest.update(json.dumps(about, default=str).encode())
+    for name, weight in model.named_parameters():
+        piece = weight.detach().flatten()[:64].float().cpu().numpy()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(piece.tobytes())
+    return digest.hexdigest()
 
 
 def end_of_sequence(model: Any, tokenizer: Any, model_id: str) -> TokenIds:

@@ -73,9 +73,12 @@ def draw(probs: Tensor, uniforms: Tensor, excluded: Tensor) -> Tensor:
     if len(rows):
         probs = probs.clone()
         probs[rows, excluded[rows]] = 0
-    # In blocks: to sum a vocabulary is cheaper than to accumulate it.
-    blocks = pad(probs, (0, -probs.shape[1] % _BLOCK)).reshape(len(probs), -1, _BLOCK)
-    sums = blocks.sum(dim=2, dtype=torch.float64)
+    # In blocks: to sum a vocabulary is cheaper than to accumulate it. Float32 holds the sum of a
+    # block to 1e-7 of it; across blocks it takes float64.
+    if odd := probs.shape[1] % _BLOCK:
+        probs = pad(probs, (0, _BLOCK - odd))
+    blocks = probs.reshape(len(probs), -1, _BLOCK)
+    sums = blocks.sum(dim=2).double()
     _refuse(sums.sum(dim=1) <= 0, "the excluded token {} has all the probability", excluded)
     block, rest = _invert(sums, uniforms * sums.sum(dim=1))
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block].double()

@@ -5,7 +5,8 @@
 The workload is that of the search: rollouts from several prefixes of one trace of each problem.
 All ways draw the same number of rollouts from the same prefixes, in turn within one run; the
 table has medians. "positions" are token positions that went through the model, padding included.
-The GEMM bound is what the weight matrices alone would allow at that number of rows.
+transformers' own ways run on the model as it loads it, the engine on the one that the backend has
+packed. The GEMM bounds are what the weight matrices alone would allow, each in its own packing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from pts_transformers import load
+from pts_transformers.packing import PackedLinear
 from torch.profiler import ProfilerActivity, profile
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
 from pts_core.types import Request, Sampling
 
@@ -72,9 +75,10 @@ def by_engine(backend: Any, work: Workload) -> Outcome:
     return tokens, sum(counts)
 
 
-def by_generate(backend: Any, work: Workload, batch: int, across: bool) -> Outcome:
+def by_generate(backend: Any, model: Any, work: Workload, batch: int, across: bool) -> Outcome:
     """Batches of one prefix at a time, or across prefixes and problems with left padding."""
-    model, counts, tokens = backend.engine.model, [], 0
+    counts: list[int] = []
+    tokens = 0
     hook = count_positions(model, counts)
     for group in _batches(work.requests, batch, across):
         prefixes = [r.prefix for r in group]
@@ -103,9 +107,8 @@ def by_generate(backend: Any, work: Workload, batch: int, across: bool) -> Outco
     return tokens, sum(counts)
 
 
-def by_continuous_batching(backend: Any, work: Workload) -> Outcome:
-    """transformers' own server loop; it has one horizon for all, cut here to each request's."""
-    model = backend.engine.model
+def by_continuous_batching(backend: Any, model: Any, work: Workload, batch: int) -> Outcome:
+    """transformers' own server loop, with one horizon for all, up to which every token counts."""
     config = GenerationConfig(
         do_sample=True,
         temperature=SAMPLING.temperature,
@@ -114,11 +117,19 @@ def by_continuous_batching(backend: Any, work: Workload) -> Outcome:
         eos_token_id=backend.end_of_sequence[0],
         pad_token_id=backend.end_of_sequence[0],
     )
+    # Unbounded it takes most of the memory, and on a CPU attends over all of it at each step.
+    longest = max(len(r.prefix) for r in work.requests) + SAMPLING.horizon
+    paging = ContinuousBatchingConfig(
+        page_size=32,
+        num_blocks=batch * (longest // 32 + 1),
+        max_batch_tokens=max(batch, longest),
+        max_requests_per_batch=batch,
+    )
     implementation = model.config._attn_implementation
     outputs = model.generate_batch(
         inputs=[list(r.prefix) for r in work.requests],
         generation_config=config,
-        progress_bar=False,
+        continuous_batching_config=paging,
     )
     model.set_attn_implementation(implementation)
     rows = [output.generated_tokens for output in outputs.values()]
@@ -138,16 +149,26 @@ def _length(row: list[int], ends: tuple[int, ...]) -> int:
     return next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
 
 
+def load_plain(source: str, like: Any) -> Any:
+    """The model as transformers itself loads it, of the type and in the place of another."""
+    path = Path(source)
+    file = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    folder = str(path.parent) if file else source
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=like.dtype, **file)
+    return model.eval().to(like.device)
+
+
 def gemm_bound(model: Any, rows: int) -> float:
     """Tokens a second if a step were its weight matrices' products and nothing else."""
-    weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
-    inputs = {w.shape[1]: torch.randn(rows, w.shape[1]).to(w) for w in weights}
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear | PackedLinear)]
+    widths = {layer.in_features for layer in layers}
+    inputs = {w: torch.randn(rows, w, device=model.device, dtype=model.dtype) for w in widths}
     best = float("inf")
     with torch.inference_mode():
         for _ in range(5):
             start = time.perf_counter()
-            for weight in weights:
-                torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+            for layer in layers:
+                layer(inputs[layer.in_features])
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
             best = min(best, time.perf_counter() - start)
@@ -170,13 +191,16 @@ def main() -> None:
     backend: Any = load(
         options.model, dtype=options.dtype, device=options.device, max_batch=options.max_batch
     )
+    plain, batch = load_plain(options.model, backend.engine.model), options.max_batch
     work = Workload(backend, options.problems, options.prefixes, options.rollouts)
     ways: dict[str, Callable[[], Outcome]] = {
-        "generate, batch 5, a prefix at a time": lambda: by_generate(backend, work, 5, False),
-        "generate, batch 32": lambda: by_generate(backend, work, 32, True),
-        "generate, batch 64": lambda: by_generate(backend, work, 64, True),
-        "continuous batching": lambda: by_continuous_batching(backend, work),
-        f"engine, batch {options.max_batch}": lambda: by_engine(backend, work),
+        "generate, batch 5, a prefix at a time": lambda: by_generate(
+            backend, plain, work, 5, False
+        ),
+        "generate, batch 32": lambda: by_generate(backend, plain, work, 32, True),
+        "generate, batch 64": lambda: by_generate(backend, plain, work, 64, True),
+        "continuous batching": lambda: by_continuous_batching(backend, plain, work, batch),
+        f"engine, batch {batch}": lambda: by_engine(backend, work),
     }
     ways = {k: v for k, v in ways.items() if not options.ways or k.split(",")[0] in options.ways}
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -192,8 +216,8 @@ def main() -> None:
     for name in ways:
         tokens, positions = seen[name]
         print(f"{name:40} {statistics.median(rates[name]):9.0f} {tokens:8,} {positions:10,}")
-    bound = gemm_bound(backend.engine.model, options.max_batch)
-    print(f"{f'GEMM bound of {options.max_batch} rows':40} {bound:9.0f}")
+    for name, model in {"as loaded": plain, "packed": backend.engine.model}.items():
+        print(f"{f'GEMM bound of {batch} rows, {name}':40} {gemm_bound(model, batch):9.0f}")
     if options.profile:
         with profile(activities=[ProfilerActivity.CPU]) as measured:
             by_engine(backend, work)
