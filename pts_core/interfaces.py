@@ -69,6 +69,16 @@ class Explainer(Protocol):
         ...
 
 
+@runtime_checkable
+class EarlyDecider(Protocol):
+    """An oracle whose verdict may be fixed before a completion ends: by its first answer, say."""
+
+    def is_decided(self, problem: Problem, text: str, /) -> bool:
+        """Do all completions that begin with this text get the verdict that it gets itself, as a
+        completion that is not truncated? A rollout of which that is known may end there."""
+        ...
+
+
 class Backend(Protocol):
     """A model: token ids in, token ids out. Nothing here assumes that it runs on this machine.
 
@@ -109,6 +119,7 @@ class Backend(Protocol):
         `pull()` gives the next request, or None when there is none *now*: more may come once a
         finished one has been yielded. Ends when nothing is running and `pull()` gives None. A
         request that cannot be drawn (its logits are NaN, say) is yielded with its ProblemError.
+        A completion may end where the request `is_decided`; a backend need not look.
         `score` may be called while `pull()` runs.
         """
         ...

@@ -138,13 +138,15 @@ class Journal:
         self._held = held
         self._count = 0
         self._fingerprint: str | None = None
+        self.ends_early = is_closed and bool(read_head(folder).get("ends_early"))
 
-    def identify(self, fingerprint: str | None) -> None:
-        """Says which model this is. Raises UsageError where the journal is of another.
+    def identify(self, fingerprint: str | None, *, ends_early: bool = False) -> None:
+        """Says which model this is, and whether its oracle may end a rollout (EarlyDecider).
+        Raises UsageError where the journal is of another model.
 
         Backends that can tell have a `fingerprint`; None is one that can't.
         """
-        self._fingerprint = fingerprint
+        self._fingerprint, self.ends_early = fingerprint, ends_early
         if has_journal(self.folder):
             kept = read_head(self.folder).get("fingerprint")
             if kept != fingerprint:
@@ -196,7 +198,8 @@ class Journal:
             self._held.enter_context(_locked(self.folder))
         if not (self.folder / HEAD).exists():
             head = {"version": VERSION, "pts_version": pts_core.__version__}
-            head |= {"fingerprint": self._fingerprint, "options": self.options}
+            head |= {"fingerprint": self._fingerprint, "ends_early": self.ends_early}
+            head |= {"options": self.options}
             text = json.dumps(head, indent=1, default=str)
             _write_atomically(self.folder / HEAD, text + "\n")
 

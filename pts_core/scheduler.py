@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pts_core.discoveries import FalseDiscoveryControl
 from pts_core.errors import ProblemError, in_one_line
-from pts_core.interfaces import Backend, Oracle, ReferenceChecker
+from pts_core.interfaces import Backend, EarlyDecider, Oracle, ReferenceChecker
 from pts_core.journal import Journal, Judged, Log
 from pts_core.search.conversation import Ask, Draw, Outcome, Score, Search, Strategy, Task
 from pts_core.timeouts import TimeLimit, time_limit
@@ -39,6 +39,8 @@ from pts_core.types import (
 
 # The longest that an oracle may take over one completion.
 ORACLE_SECONDS = 60
+# How often, in tokens, an oracle that can tell is asked whether a completion is decided.
+DECIDED_EVERY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class _OpenSearch:
 
     problem: Problem
     prompt: TokenIds = ()
+    is_decided: Callable[[TokenIds], bool] | None = None
     log: Log | None = None
     search: Search | None = None
     replies: list[list[Rollout | None]] = field(default_factory=list)
@@ -251,6 +254,7 @@ class Scheduler:
         try:
             self._check_reference(problem)
             opened.prompt = self._prompt(problem)
+            opened.is_decided = self._decision(problem)
             opened.log = Log(problem)
             if self.journal is not None:
                 opened.log = self.journal.open(problem, opened.prompt)
@@ -267,12 +271,23 @@ class Scheduler:
     def _check_reference(self, problem: Problem) -> None:
         """Raises ProblemError, before anything is generated, where nothing could be judged."""
         if isinstance(self.oracle, ReferenceChecker):
-            try:
+            with self._asking_oracle():
                 self.oracle.reference_completion(problem)
-            except ProblemError:
-                raise
-            except Exception as error:
-                raise ProblemError(f"the oracle raised {in_one_line(error)}") from error
+
+    def _decision(self, problem: Problem) -> Callable[[TokenIds], bool] | None:
+        """Tells of a completion whether its verdict is fixed, where the oracle can."""
+        if not isinstance(self.oracle, EarlyDecider):
+            return None
+        is_decided = self.oracle.is_decided
+
+        def ask(ids: TokenIds) -> bool:
+            if len(ids) % DECIDED_EVERY:
+                return False
+            text = self.backend.decode(ids, skip_special_tokens=True)
+            with self._asking_oracle():
+                return is_decided(problem, text)
+
+        return ask
 
     def _prompt(self, problem: Problem) -> TokenIds:
         # Not str.format: braces in a template or a query are mathematics, not fields.
@@ -366,6 +381,7 @@ class Scheduler:
                 stream=_stream(opened.problem, prefix, number),
                 first_token=wanted.first_token,
                 excluded_token=wanted.excluded_token,
+                is_decided=opened.is_decided,
             )
             self._draw(opened, request, _Slot(opened, index, place))
 
@@ -427,21 +443,27 @@ class Scheduler:
     def _judge(self, problem: Problem, ids: TokenIds, truncated: bool) -> bool | None:
         """The oracle's verdict on a completion. Raises ProblemError where it gives none."""
         text = self.backend.decode(ids, skip_special_tokens=True)
+        with self._asking_oracle():
+            verdict = self.oracle(problem, Completion(text, ids, truncated))
+        if verdict is not None and not isinstance(verdict, bool | np.bool_):
+            raise ProblemError(
+                f"the oracle must return True, False or None, not {type(verdict).__name__}"
+            )
+        return None if verdict is None else bool(verdict)
+
+    @contextmanager
+    def _asking_oracle(self) -> Iterator[None]:
+        """Whatever an oracle raises, and a call that takes too long, is a ProblemError."""
         with self.statistics.phase("judging"):
             try:
                 with time_limit(ORACLE_SECONDS):
-                    verdict = self.oracle(problem, Completion(text, ids, truncated))
+                    yield
             except TimeLimit as error:
                 raise ProblemError(f"the oracle took more than {ORACLE_SECONDS} s") from error
             except ProblemError:
                 raise
             except Exception as error:
                 raise ProblemError(f"the oracle raised {in_one_line(error)}") from error
-        if verdict is not None and not isinstance(verdict, bool | np.bool_):
-            raise ProblemError(
-                f"the oracle must return True, False or None, not {type(verdict).__name__}"
-            )
-        return None if verdict is None else bool(verdict)
 
     def _end_again(self, opened: _OpenSearch, log: Log) -> None:
         """A problem that an earlier run has finished: what it found, from the journal."""

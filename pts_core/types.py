@@ -6,7 +6,7 @@ trace, a *rollout* is one sampled continuation of a prefix with its verdict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,9 @@ class Request:
     `stream` names the randomness: the same seed and stream give the same continuation. The first
     new token is drawn from the policy; it is `first_token` where that is set, and is drawn from
     the policy renormalized without `excluded_token` where that is set.
+
+    `is_decided` tells from a completion so far, the tokens of the prefix and the new ones, that
+    what follows cannot matter. It may raise ProblemError.
     """
 
     prompt: TokenIds
@@ -81,6 +84,7 @@ class Request:
     stream: int
     first_token: int | None = None
     excluded_token: int | None = None
+    is_decided: Callable[[TokenIds], bool] | None = field(default=None, compare=False, repr=False)
 
     @property
     def prefix(self) -> TokenIds:

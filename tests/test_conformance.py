@@ -145,6 +145,20 @@ def test_an_oracle_that_breaks_a_promise():
         check_oracle(lambda _, c: c.text.count("4"), problem, right=["4"], wrong=["5"])
 
 
+def test_an_oracle_that_decides_too_early():
+    class LastWord:
+        def __init__(self, decided):
+            self.is_decided = lambda _, text: len(text.split()) >= decided
+
+        def __call__(self, problem, completion):
+            return completion.text.split()[-1:] == [problem.answer]
+
+    problem, right, wrong = Problem("0", "?", "4", "d"), ["5 and 4"], ["4 and 5"]
+    check_oracle(LastWord(4), problem, right=right, wrong=wrong)
+    with fails("is not decided: '5 and 4'"):
+        check_oracle(LastWord(1), problem, right=right, wrong=wrong)
+
+
 def test_a_search_that_breaks_a_promise():
     with fails("misses a token"):
         check_search(branching(prob_threshold=0.9))

@@ -339,6 +339,23 @@ def test_kept_rollouts_are_searched_again(folder: Path):
     assert "--temperature does not go with --from-journal" in done.stderr
 
 
+def test_rollouts_that_ended_early_are_not_whole_for_another_oracle(folder: Path):
+    (folder / "early.py").write_text(
+        "class Early:\n"
+        "    def __call__(self, problem, completion): return '4' in completion.text.split()\n"
+        "    def is_decided(self, problem, text): return '4 ' in text\n"
+        "early = Early()\n"
+    )
+    done = run(folder, *ARGUMENTS, "--oracle", "early.py:early", "--output-path", "a.jsonl")
+    assert done.returncode == 0, done.stderr
+    again = ("--from-journal", "a.journal", "--output-path")
+    done = run_journal(folder, *again, "b.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "end where" not in done.stderr
+    done = run_journal(folder, *again, "c.jsonl", "--oracle", "exact")
+    assert "end where early.py:early had decided" in done.stderr
+
+
 def run_journal(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(folder / "plugins"), "HF_HUB_OFFLINE": "1"}
     call = [sys.executable, "-c", "from pts_core.cli import main; main()", "run", *arguments]

@@ -35,7 +35,10 @@ from transformers import (
 
 from pts_core.errors import ProblemError, PtsError, UsageError
 from pts_core.randomness import uniforms
-from pts_core.types import Continuation, Request, Sampling
+from pts_core.scheduler import Ended, Scheduler
+from pts_core.search.conversation import Draw, Outcome, Search, Task
+from pts_core.search.conversation import draw as draw_rollouts
+from pts_core.types import Completion, Continuation, Problem, Request, Rollout, Sampling
 
 VOCABULARY = 64
 END = 62
@@ -354,6 +357,58 @@ def test_a_stop_ends_a_rollout_and_belongs_to_it() -> None:
     [first] = generate(backend, [before], Sampling(horizon=12, stop=("w40 w",))).values()
     assert len(first.ids) == 1
     assert not first.truncated
+
+
+class FirstWord:
+    """Judges by whichever of w1 to w9 comes first."""
+
+    def __call__(self, problem: Problem, completion: Completion) -> bool:
+        words = [word for word in completion.text.split() if len(word) == 2]
+        return words[:1] == ["w1"]
+
+    def is_decided(self, problem: Problem, text: str) -> bool:
+        if problem.answer == "broken":
+            raise KeyError("broken")
+        return any(len(word) == 2 for word in text.split())
+
+
+def test_a_rollout_ends_where_its_oracle_has_decided() -> None:
+    """With the verdict that its whole completion gets."""
+    kept: dict[bool, list[tuple[Rollout, ...]]] = {}
+
+    def probe(_: Task) -> Search:
+        [rollouts] = yield from draw_rollouts([Draw((), 0, 60)])
+        [rest] = yield from draw_rollouts([Draw(rollouts[0].ids, 4, 60)])
+        kept[decides] = [rollouts, rest]
+        return Outcome(0.5)
+
+    drawn = {}
+    for decides in (True, False):
+        oracle = FirstWord() if decides else FirstWord().__call__
+        scheduler = Scheduler(make_backend(), oracle, probe, Sampling(horizon=32, seed=3))
+        [ended] = scheduler.run([Problem("0", "w7 w50", "w1", "d")])
+        assert isinstance(ended, Ended)
+        assert isinstance(ended.outcome, Outcome), ended.outcome
+        drawn[decides] = scheduler.statistics.generated_tokens
+    assert drawn[True] < 0.6 * drawn[False]
+    for early, whole in zip(kept[True][0], kept[False][0], strict=True):
+        assert early.ids == whole.ids[: len(early.ids)]
+        assert early.correct == whole.correct
+        assert len(early.ids) % 8 == 0 or early.ids == whole.ids
+    for early in kept[True][1]:
+        assert not early.truncated or len(early.ids) == 28
+
+
+def test_an_oracle_that_fails_to_decide_fails_its_problem_alone() -> None:
+    def probe(_: Task) -> Search:
+        [rollouts] = yield from draw_rollouts([Draw((), 0, 20)])
+        return Outcome(len(rollouts) / 20)
+
+    problems = [Problem(answer, f"{answer} w2", answer, "d") for answer in ("w1", "broken", "w2")]
+    scheduler = Scheduler(make_backend(), FirstWord(), probe, Sampling(horizon=32, seed=3))
+    outcomes = [event.outcome for event in scheduler.run(problems) if isinstance(event, Ended)]
+    assert [type(outcome) for outcome in outcomes] == [Outcome, ProblemError, Outcome]
+    assert "the oracle raised KeyError" in str(outcomes[1])
 
 
 def test_a_request_that_cannot_be_drawn_does_not_stop_the_others() -> None:
@@ -914,8 +969,9 @@ def test_steering_leaves_nothing_behind() -> None:
 def test_the_fingerprint_is_that_of_weights_and_tokenizer() -> None:
     backend = make_backend()
     assert backend.fingerprint == make_backend().fingerprint
-    other = make_backend()
-    other.engine.model.lm_head.weight.data[0, 0] += 0.01
-    assert other.fingerprint != backend.fingerprint
+    other = make_model()
+    other.lm_head.weight.data[0, 0] += 0.01
+    changed = TransformersBackend(other, make_tokenizer(), model_id="tiny")
+    assert changed.fingerprint != backend.fingerprint
     assert with_template(CHATML).fingerprint != with_template(None).fingerprint
     assert make_backend("qwen2").fingerprint != backend.fingerprint

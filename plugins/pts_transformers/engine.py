@@ -87,7 +87,10 @@ class _Row:
         """Appends a token; the continuation if that ends it."""
         self.ids.append(token_id if self.first is None else self.first)
         self.first, self.excluded = None, -1
-        ended = is_end(self.request.trace[: self.request.start], self.ids)
+        before, is_decided = self.request.trace[: self.request.start], self.request.is_decided
+        ended = is_end(before, self.ids)
+        if not ended and is_decided is not None:
+            ended = is_decided((*before, *self.ids))
         if ended or len(self.ids) == self.limit:
             return Continuation(tuple(self.ids), truncated=not ended)
         return None
@@ -398,7 +401,11 @@ class Engine:
                 unusable = alive.pop(error.row)
                 finished[unusable] = rows[unusable].request, error
         for i, token in zip(alive, drawn if alive else [], strict=True):
-            if (ended := rows[i].take(token, is_end)) is not None:
+            try:
+                ended: Result | None = rows[i].take(token, is_end)
+            except ProblemError as error:  # of an oracle that was asked whether it is decided
+                ended = error
+            if ended is not None:
                 finished[i] = rows[i].request, ended
         order = list(range(len(rows)))
         for i in sorted(finished, reverse=True):

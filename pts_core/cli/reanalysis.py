@@ -78,6 +78,11 @@ def search_again(folder: Path, given: Mapping[str, Any]) -> int:
         )
         problems = journal.problems()
         display = Display(scheduler.statistics, len(problems), given["quiet"])
+        if judge_again and journal.ends_early:
+            display.warn(
+                f"the rollouts in {folder} end where {kept['oracle']} had decided: another oracle "
+                "may judge answers that are not whole"
+            )
         model_id = kept["model"] if kept["model"] in registry.names("model") else backend.model_id
         session = Session(scheduler, display, output, model_id, name, given["max_pairs"])
         return conduct(session, problems, given["summary_path"], started)

@@ -28,7 +28,7 @@ from pts_core.cli.resolve import (
 )
 from pts_core.cli.session import Session, check_summary_path, conduct, interruptible
 from pts_core.errors import PtsError, UsageError
-from pts_core.interfaces import Backend, Dataset
+from pts_core.interfaces import Backend, Dataset, EarlyDecider
 from pts_core.journal import has_journal, journal_of, open_journal
 from pts_core.plugins import Registry, discover
 from pts_core.records import Output
@@ -240,7 +240,8 @@ def run(
             subject=model_source(registry, model),
             shorthands={"device": device, "dtype": dtype},
         )
-        journal.identify(getattr(loaded, "fingerprint", None))
+        ends_early = isinstance(judge, EarlyDecider)
+        journal.identify(getattr(loaded, "fingerprint", None), ends_early=ends_early)
         _check_context(loaded, sampling)
         order = _shuffled(problems, seed) if shuffle else problems
         traces, chosen = _choose(order, traces_path, loaded, max_problems)

@@ -20,7 +20,14 @@ from typing import Any
 import numpy as np
 
 from pts_core.errors import ProblemError, PtsError
-from pts_core.interfaces import Backend, Dataset, Exporter, Oracle, ReferenceChecker
+from pts_core.interfaces import (
+    Backend,
+    Dataset,
+    EarlyDecider,
+    Exporter,
+    Oracle,
+    ReferenceChecker,
+)
 from pts_core.records import make_record
 from pts_core.scheduler import Ended, Event, Found, Scheduler
 from pts_core.search import Strategy
@@ -96,6 +103,12 @@ def check_oracle(
         if completion is not None:
             verdict = oracle(problem, Completion(completion, ()))
             assert verdict is not False, "it judges its own reference completion wrong"
+    if isinstance(oracle, EarlyDecider):
+        for text in (*right, *wrong):
+            for i in range(len(text)):
+                if oracle.is_decided(problem, text[:i]):
+                    early = oracle(problem, Completion(text[:i], ()))
+                    assert early is (text in right), f"{text[:i]!r} is not decided: {text[:60]!r}"
 
 
 def check_backend(backend: Backend, query: str = "What is 2 + 3?", *, rollouts: int = 1000) -> None:
@@ -212,7 +225,7 @@ def sample_records(decode: Callable[[TokenIds], str] = _spelled) -> list[dict[st
 
 
 def _requests(
-    prompt: TokenIds, trace: TokenIds, start: int, count: int, **restriction: int
+    prompt: TokenIds, trace: TokenIds, start: int, count: int, **restriction: Any
 ) -> list[Request]:
     return [Request(prompt, trace, start, 1000 + i, **restriction) for i in range(count)]
 
