@@ -66,8 +66,9 @@ def count_positions(model: Any, counts: list[int]) -> Any:
     return model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def by_engine(backend: Any, work: Workload) -> Outcome:
+def by_engine(backend: Any, work: Workload, batch: int) -> Outcome:
     counts: list[int] = []
+    backend.engine.max_batch = batch
     hook = count_positions(backend.engine.model, counts)
     backend.engine.forget()
     tokens = sum(len(ids) for ids in drawn(backend, work.requests))
@@ -184,14 +185,11 @@ def main() -> None:
     parser.add_argument("--prefixes", type=int, default=12)
     parser.add_argument("--rollouts", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--max-batch", type=int, default=64)
     parser.add_argument("--ways", nargs="*", default=None, help="only these rows of the table")
     parser.add_argument("--profile", action="store_true", help="of the engine, by operation")
     options = parser.parse_args()
-    backend: Any = load(
-        options.model, dtype=options.dtype, device=options.device, max_batch=options.max_batch
-    )
-    plain, batch = load_plain(options.model, backend.engine.model), options.max_batch
+    backend: Any = load(options.model, dtype=options.dtype, device=options.device)
+    plain, default = load_plain(options.model, backend.engine.model), backend.engine.max_batch
     work = Workload(backend, options.problems, options.prefixes, options.rollouts)
     ways: dict[str, Callable[[], Outcome]] = {
         "generate, batch 5, a prefix at a time": lambda: by_generate(
@@ -199,8 +197,9 @@ def main() -> None:
         ),
         "generate, batch 32": lambda: by_generate(backend, plain, work, 32, True),
         "generate, batch 64": lambda: by_generate(backend, plain, work, 64, True),
-        "continuous batching": lambda: by_continuous_batching(backend, plain, work, batch),
-        f"engine, batch {batch}": lambda: by_engine(backend, work),
+        "continuous batching": lambda: by_continuous_batching(backend, plain, work, 64),
+        "engine, batch 64": lambda: by_engine(backend, work, 64),
+        f"engine, batch {default} (default)": lambda: by_engine(backend, work, default),
     }
     ways = {k: v for k, v in ways.items() if not options.ways or k.split(",")[0] in options.ways}
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -217,10 +216,11 @@ def main() -> None:
         tokens, positions = seen[name]
         print(f"{name:40} {statistics.median(rates[name]):9.0f} {tokens:8,} {positions:10,}")
     for name, model in {"as loaded": plain, "packed": backend.engine.model}.items():
-        print(f"{f'GEMM bound of {batch} rows, {name}':40} {gemm_bound(model, batch):9.0f}")
+        for batch in (64, default):
+            print(f"{f'GEMM bound of {batch} rows, {name}':40} {gemm_bound(model, batch):9.0f}")
     if options.profile:
         with profile(activities=[ProfilerActivity.CPU]) as measured:
-            by_engine(backend, work)
+            by_engine(backend, work, 64)
         print(measured.key_averages().table(sort_by="self_cpu_time_total", row_limit=18))
 
 
