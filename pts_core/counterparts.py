@@ -7,16 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pts_core.errors import ProblemError, PtsError, in_one_line
+from pts_core.errors import ProblemError, PtsError
 from pts_core.estimates import Estimate, wilson_interval
 from pts_core.interfaces import Backend, Oracle
 from pts_core.pairs import check_tokens, measured_pair
 from pts_core.records import Record
 from pts_core.types import Completion, Problem, Request, Sampling, TokenIds
+from pts_core.verdicts import judge
 
 # So many of the most probable other tokens are tried.
 TRIED = 3
 NO_PROBLEM = "not measured: its problem is not in the dataset"
+_UNMEASURED: Record = {"rollouts": [1, 0], "alternatives": []}
 NO_IDS = "not measured: its text does not become the prompt and a single token"
 
 
@@ -55,7 +57,7 @@ def measure_counterparts(
         if not isinstance(measured_pair(record, confidence), str):
             continue
         problem = by_query.get(record["query"]) or by_id.get(str(record.get("dataset_item_id")))
-        found = record if "context_ids" in record else _with_ids(backend, record)
+        found = _UNMEASURED | record if "context_ids" in record else _with_ids(backend, record)
         if problem is None:
             passed_over[NO_PROBLEM] += 1
         elif found is None:
@@ -82,18 +84,20 @@ def _with_ids(backend: Backend, record: Record) -> Record | None:
                 "context_ids": list(ids),
                 "prompt_length": len(prompt),
                 "pivot_token_id": token[0],
-                "rollouts": [1, 0],
-                "alternatives": [],
+                **_UNMEASURED,
             }
     return None
 
 
 def _policy(asked: list[int], records: Sequence[Record]) -> Sampling:
     """The policy that the records name; the default one where none of them does."""
-    named = [records[i]["sampling"] for i in asked if records[i].get("sampling")]
+    named = [{**records[i]["sampling"], "seed": 0} for i in asked if records[i].get("sampling")]
     if any(policy != named[0] for policy in named):
         raise PtsError("the records are of several policies: measure those of each apart")
-    return Sampling(**named[0]) if named else Sampling()
+    try:
+        return Sampling(**named[0]) if named else Sampling()
+    except TypeError as error:
+        raise PtsError(f"the records name a policy that is not understood: {named[0]}") from error
 
 
 def _sides(backend: Backend, i: int, record: Record, sampling: Sampling) -> list[_Side]:
@@ -147,9 +151,9 @@ def _draw(
         ids = request.trace + result.ids
         text = backend.decode(ids, skip_special_tokens=True)
         try:
-            verdict = oracle(problem, Completion(text, ids, result.truncated))
-        except Exception as error:  # an oracle may be anybody's
-            raise PtsError(f"problem {problem.id} can't be judged: {in_one_line(error)}") from error
+            verdict = judge(oracle, problem, Completion(text, ids, result.truncated))
+        except ProblemError as error:
+            raise PtsError(f"problem {problem.id} can't be judged: {error}") from error
         side.verdicts.append(bool(verdict))
 
 

@@ -126,14 +126,27 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Listenable(Backend, Protocol):
+    """A backend that tells what the decoder blocks of its model put out. `architecture` is the
+    kind of model, as transformers names it."""
+
+    architecture: str
+
+    def block_outputs(self, prefix: TokenIds, tokens: Sequence[int], /) -> npt.NDArray[np.float32]:
+        """Shape (tokens, blocks, width): what each block puts out at each of these tokens, if it
+        comes after the prefix. Raises ProblemError for ids that the model cannot take."""
+        ...
+
+
+@runtime_checkable
 class Steerable(Backend, Protocol):
-    """A backend that can add vectors to what goes through its model."""
+    """A backend that can add vectors to what the decoder blocks of its model put out."""
 
     def steered(
         self, vectors: Mapping[int, npt.NDArray[np.float32]], /
     ) -> AbstractContextManager[None]:
-        """Inside, vectors[n] is added to the output of decoder block n, counted from 0, at every
-        position. Raises UsageError for a vector that does not fit the model."""
+        """Inside, vectors[n] is added to the output of block n, counted from 0, at every position.
+        Raises UsageError for a vector that does not fit the model."""
         ...
 
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 import base64
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -44,6 +44,9 @@ from pts_core.types import (
 
 VERSION = 1
 HEAD = "run.json"
+LOCK = "lock"
+# An option that may differ where a fingerprint says that the model is the same.
+BACKEND = "backend_options"
 
 
 class Judged(NamedTuple):
@@ -68,6 +71,7 @@ class Log:
     result: tuple[Outcome, list[PivotalToken]] | None = None
     rollouts: int = 0
     is_closed: bool = False
+    size: int = 0  # bytes of whole lines that are there
     file: IO[str] | None = None
 
     def write(self, kind: str, **fields: Any) -> None:
@@ -124,18 +128,23 @@ class Log:
 
 
 class Journal:
-    """The journals of all problems of a run, in `folder`, which is made when the first is opened.
+    """The journals of all problems of a run, in `folder`. One that `is_closed` is only read.
 
-    `held` keeps the lock on it. A journal that `is_closed` is only read.
+    What an earlier run has left there is there until this one begins, if it is to `overwrite` it.
     """
 
     def __init__(
-        self, folder: Path, options: Mapping[str, Any], held: ExitStack, *, is_closed: bool = False
+        self,
+        folder: Path,
+        options: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        is_closed: bool = False,
     ) -> None:
         self.folder = folder
         self.options = options
         self.is_closed = is_closed
-        self._held = held
+        self._overwrite = overwrite
         self._count = 0
         self._fingerprint: str | None = None
         self.ends_early = is_closed and bool(read_head(folder).get("ends_early"))
@@ -147,13 +156,15 @@ class Journal:
         Backends that can tell have a `fingerprint`; None is one that can't.
         """
         self._fingerprint, self.ends_early = fingerprint, ends_early
-        if has_journal(self.folder):
-            kept = read_head(self.folder).get("fingerprint")
-            if kept != fingerprint:
+        if has_journal(self.folder) and not self._overwrite:
+            head = read_head(self.folder)
+            if head.get("fingerprint") != fingerprint:
                 raise UsageError(
                     f"{self.folder} was made with another model of this name, tokenizer or dtype: "
                     "use that, give another --output-path, or --overwrite to start afresh"
                 )
+            if fingerprint is None:
+                _compare(self.folder, head["options"], self.options, [BACKEND])
 
     def open(self, problem: Problem, prompt: TokenIds) -> Log:
         """The log of a problem, with what is in it already; further lines go to its end.
@@ -176,6 +187,7 @@ class Journal:
             log.is_closed = self.is_closed
             if log.result is None and not self.is_closed:
                 log.file = _open(path, "a")
+                log.file.truncate(log.size)
             return log
         log = Log(problem, prompt, is_closed=self.is_closed)
         if not self.is_closed:
@@ -190,12 +202,10 @@ class Journal:
         return [_problem(head) for head in heads]
 
     def _begin(self) -> None:
-        if not self.folder.exists():
-            try:
-                self.folder.mkdir()
-            except OSError as error:
-                raise PtsError(f"cannot make {self.folder}: {error.strerror}") from error
-            self._held.enter_context(_locked(self.folder))
+        if self._overwrite:
+            for path in (self.folder / HEAD, *self.folder.glob("*.jsonl")):
+                path.unlink(missing_ok=True)
+            self._overwrite = False
         if not (self.folder / HEAD).exists():
             head = {"version": VERSION, "pts_version": pts_core.__version__}
             head |= {"fingerprint": self._fingerprint, "ends_early": self.ends_early}
@@ -216,15 +226,21 @@ def open_journal(folder: Path, options: Mapping[str, Any], *, overwrite: bool) -
     Raises UsageError where another process has it, or where an option has another value in it.
     """
     options = json.loads(json.dumps(dict(options), default=str))
-    with ExitStack() as held:
-        if folder.exists():
-            held.enter_context(_locked(folder))
-            if overwrite:
-                for path in (folder / HEAD, *folder.glob("*.jsonl")):
-                    path.unlink(missing_ok=True)
-            elif has_journal(folder):
-                _compare(folder, read_head(folder)["options"], options)
-        yield Journal(folder, options, held)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder}: {error.strerror}") from error
+    with _locked(folder):
+        try:
+            if has_journal(folder) and not overwrite:
+                kept = read_head(folder)["options"]
+                _compare(folder, kept, options, sorted({*kept, *options} - {BACKEND}))
+            yield Journal(folder, options, overwrite=overwrite)
+        finally:
+            if not has_journal(folder):  # nothing has begun
+                with suppress(OSError):
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
 
 
 def has_journal(folder: Path) -> bool:
@@ -233,7 +249,7 @@ def has_journal(folder: Path) -> bool:
 
 def read_journal(folder: Path) -> Journal:
     """A journal to search again without drawing anything."""
-    return Journal(folder, read_head(folder)["options"], ExitStack(), is_closed=True)
+    return Journal(folder, read_head(folder)["options"], is_closed=True)
 
 
 def read_head(folder: Path) -> dict[str, Any]:
@@ -252,7 +268,7 @@ def read_head(folder: Path) -> dict[str, Any]:
 def read_log(path: Path) -> Log | None:
     """What a problem's file says; None if not even its first line is whole.
 
-    A torn last line is cut off; any other damage is an error.
+    A torn last line is left out; any other damage is an error.
     """
     good, log = 0, None
     traces: list[TokenIds] = []
@@ -271,9 +287,7 @@ def read_log(path: Path) -> Log | None:
             good += len(line)
     if log is None:
         return None
-    if good < path.stat().st_size:
-        with path.open("r+b") as file:
-            file.truncate(good)
+    log.size = good
     log.traces = {ids: n for n, ids in enumerate(traces)}
     return log
 
@@ -350,14 +364,24 @@ def _unpacked(packed: dict[str, Any]) -> Any:
     return data.reshape(packed["shape"])
 
 
-def _compare(folder: Path, kept: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    for name in {**kept, **options}:
+def _compare(
+    folder: Path, kept: Mapping[str, Any], options: Mapping[str, Any], names: Iterable[str]
+) -> None:
+    for name in names:
         then, now = kept.get(name), options.get(name)
-        if then != now:
+        if then == now:
+            continue
+        flag = "--" + name.removesuffix("_content").removesuffix("_options").replace("_", "-")
+        if name.endswith("_content"):
+            judged = "; --from-journal judges its rollouts by the new one" * (flag == "--oracle")
             raise UsageError(
-                f"{folder} was made with {name} {_said(then)}, not {_said(now)}: use that, give "
-                "another --output-path, or --overwrite to start afresh"
+                f"the file of {flag} has changed since {folder} was made: give another "
+                f"--output-path, or --overwrite to start afresh{judged}"
             )
+        raise UsageError(
+            f"{folder} was made with {flag} {_said(then)}, not {_said(now)}: use that, give "
+            "another --output-path, or --overwrite to start afresh"
+        )
 
 
 def _said(value: Any) -> str:
@@ -383,7 +407,7 @@ def _write_atomically(path: Path, text: str) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Only one process at a time; the lock goes with the process, however it ends."""
-    with _open(folder / "lock", "a") as file:
+    with _open(folder / LOCK, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -172,7 +172,8 @@ def _offers(name: str, plugin: object, owner: str) -> list[Offer]:
     offers = []
     for kind, hook in KINDS.items():
         if hook in implemented:
-            for offered in getattr(manager.hook, hook)():
+            # What returns None has no result to pluggy.
+            for offered in getattr(manager.hook, hook)() or [None]:
                 offers += _checked(kind, hook, offered, owner)
     return offers
 

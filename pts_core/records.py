@@ -144,7 +144,9 @@ def _check_record(record: Record) -> None:
         if not all(type(i) is int and i >= 0 for i in ids):
             raise ValueError("no pivotal token: 'context_ids' and 'pivot_token_id' must be ids")
         if record.get("prompt_length") not in range(1, len(ids)):
-            raise ValueError(f"no pivotal token: 'prompt_length' is {record['prompt_length']!r}")
+            raise ValueError(
+                f"no pivotal token: 'prompt_length' is {record.get('prompt_length')!r}"
+            )
     if "alternatives" in record:
         counts = _list(record, "rollouts")
         if len(counts) != 2 or not all(type(n) is int and n > 0 for n in counts):
@@ -167,6 +169,7 @@ def _check_alternative(other: Any) -> None:
         and type(other.get("token_id")) is int
         and type(other.get("rollouts")) is int
         and other["rollouts"] > 0
+        and type(other.get("token_prob")) in (int, float, type(None))
         and type(other.get("prob")) in (int, float)
         and 0 <= other["prob"] <= 1
     ):
@@ -210,6 +213,11 @@ class Output:
         self.count += len(records)
         if self.count >= self._before:
             self._put_in_place()
+
+    @property
+    def size(self) -> int:
+        """How many records are in the file when it is closed before its run is complete."""
+        return max(self.count, self._before)
 
     def __enter__(self) -> Output:
         return self

@@ -7,23 +7,20 @@ out in the order of the problems, so that a run's result does not depend on the 
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pts_core.discoveries import FalseDiscoveryControl
-from pts_core.errors import ProblemError, in_one_line
+from pts_core.errors import ProblemError
 from pts_core.interfaces import Backend, EarlyDecider, Oracle, ReferenceChecker
 from pts_core.journal import Journal, Judged, Log
 from pts_core.search.conversation import Ask, Draw, Outcome, Score, Search, Strategy, Task
-from pts_core.timeouts import TimeLimit, time_limit
+from pts_core.statistics import Statistics
 from pts_core.types import (
     Completion,
     Continuation,
@@ -36,9 +33,8 @@ from pts_core.types import (
     TokenScores,
     Trace,
 )
+from pts_core.verdicts import asking, judge
 
-# The longest that an oracle may take over one completion.
-ORACLE_SECONDS = 60
 # How often, in tokens, an oracle that can tell is asked whether a completion is decided.
 DECIDED_EVERY = 8
 
@@ -70,62 +66,6 @@ class Ended:
 
 
 Event = Found | Ended
-
-
-@dataclass
-class Statistics:
-    """What a run has done so far. `seconds` is wall time by phase.
-
-    `rollouts` counts all that stand behind the result, of which `kept_rollouts` come from the
-    journal; `lacking_rollouts` were asked for and are not in a closed one.
-    """
-
-    problems_seen: int = 0
-    problems_searched: int = 0
-    problems_skipped: Counter[str] = field(default_factory=Counter)
-    problems_failed: int = 0
-    traces: int = 0
-    rollouts: int = 0
-    truncated_rollouts: int = 0
-    abstentions: int = 0
-    kept_rollouts: int = 0
-    lacking_rollouts: int = 0
-    generated_tokens: int = 0
-    scored_positions: int = 0
-    pivotal_tokens: int = 0
-    undecided_tokens: int = 0
-    excluded_tokens: int = 0
-    following: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
-    seconds: dict[str, float] = field(default_factory=dict)
-    _phases: list[str] = field(default_factory=list)
-    _since: float = 0.0
-
-    @property
-    def following_score(self) -> float:
-        """Standard normal score of how often rollouts followed a trace, against its probabilities.
-
-        Far from 0 (by 5, say) the backend does not sample from the probabilities it states.
-        """
-        followed, mean, variance = self.following
-        return float((followed - mean) / np.sqrt(variance)) if variance > 0 else 0.0
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Counts the time inside as `name`, and not as the phase around it."""
-        self._charge()
-        self._phases.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._phases.pop()
-
-    def _charge(self) -> None:
-        now = time.perf_counter()
-        if self._phases:
-            current = self._phases[-1]
-            self.seconds[current] = self.seconds.get(current, 0.0) + now - self._since
-        self._since = now
 
 
 @dataclass(eq=False)
@@ -190,6 +130,7 @@ class Scheduler:
         self._open: deque[_OpenSearch] = deque()
         self._waiting: deque[Request] = deque()
         self._slots: dict[int, _Slot] = {}
+        self._names: set[tuple[str, str]] = set()
 
     def run(self, problems: Iterable[Problem]) -> Iterator[Event]:
         """Searches the problems; yields what is found as soon as order allows.
@@ -252,6 +193,7 @@ class Scheduler:
         opened = _OpenSearch(problem)
         self._open.append(opened)
         try:
+            self._check_name(problem)
             self._check_reference(problem)
             opened.prompt = self._prompt(problem)
             opened.is_decided = self._decision(problem)
@@ -268,10 +210,17 @@ class Scheduler:
         else:
             self._advance(opened, None)
 
+    def _check_name(self, problem: Problem) -> None:
+        """Raises ProblemError for a second problem of a name: rollouts are kept by it."""
+        name = problem.dataset_id, problem.id
+        if name in self._names:
+            raise ProblemError("an earlier problem has the same id; ids must differ")
+        self._names.add(name)
+
     def _check_reference(self, problem: Problem) -> None:
         """Raises ProblemError, before anything is generated, where nothing could be judged."""
         if isinstance(self.oracle, ReferenceChecker):
-            with self._asking_oracle():
+            with self.statistics.phase("judging"), asking():
                 self.oracle.reference_completion(problem)
 
     def _decision(self, problem: Problem) -> Callable[[TokenIds], bool] | None:
@@ -284,7 +233,7 @@ class Scheduler:
             if len(ids) % DECIDED_EVERY:
                 return False
             text = self.backend.decode(ids, skip_special_tokens=True)
-            with self._asking_oracle():
+            with self.statistics.phase("judging"), asking():
                 return is_decided(problem, text)
 
         return ask
@@ -360,6 +309,7 @@ class Scheduler:
             self.statistics.scored_positions += len(trace)
             with self.statistics.phase("scoring"):
                 scores = self.backend.score(opened.prompt, trace, self.sampling)
+            _check_scores(scores, len(trace))
             opened.log.score(trace, scores)
             return scores
         return opened.log.scores[trace]
@@ -443,27 +393,8 @@ class Scheduler:
     def _judge(self, problem: Problem, ids: TokenIds, truncated: bool) -> bool | None:
         """The oracle's verdict on a completion. Raises ProblemError where it gives none."""
         text = self.backend.decode(ids, skip_special_tokens=True)
-        with self._asking_oracle():
-            verdict = self.oracle(problem, Completion(text, ids, truncated))
-        if verdict is not None and not isinstance(verdict, bool | np.bool_):
-            raise ProblemError(
-                f"the oracle must return True, False or None, not {type(verdict).__name__}"
-            )
-        return None if verdict is None else bool(verdict)
-
-    @contextmanager
-    def _asking_oracle(self) -> Iterator[None]:
-        """Whatever an oracle raises, and a call that takes too long, is a ProblemError."""
         with self.statistics.phase("judging"):
-            try:
-                with time_limit(ORACLE_SECONDS):
-                    yield
-            except TimeLimit as error:
-                raise ProblemError(f"the oracle took more than {ORACLE_SECONDS} s") from error
-            except ProblemError:
-                raise
-            except Exception as error:
-                raise ProblemError(f"the oracle raised {in_one_line(error)}") from error
+            return judge(self.oracle, problem, Completion(text, ids, truncated))
 
     def _end_again(self, opened: _OpenSearch, log: Log) -> None:
         """A problem that an earlier run has finished: what it found, from the journal."""
@@ -496,6 +427,15 @@ class Scheduler:
             counts.excluded_tokens += outcome.excluded
             counts.following += outcome.following
         opened.events.append(Ended(opened.problem, outcome))
+
+
+def _check_scores(scores: TokenScores, length: int) -> None:
+    if scores.probs.shape != (length,):
+        raise ProblemError(
+            f"the backend gave probabilities of shape {scores.probs.shape} for {length} tokens"
+        )
+    if not ((scores.probs >= 0) & (scores.probs <= 1 + 1e-6)).all():  # NaN fails both
+        raise ProblemError("the backend gave token probabilities that are not between 0 and 1")
 
 
 def _complete(replies: list[list[Rollout | None]]) -> list[tuple[Rollout, ...]]:

@@ -14,10 +14,11 @@ import solvable
 from pts_core.errors import ProblemError, UsageError
 from pts_core.scheduler import Ended, Found, Scheduler, _stream
 from pts_core.search import Outcome, Task, branching, draw
+from pts_core.search.branching import _following
 from pts_core.search.chain import Chain, fill_up, leave_weights, systematic
 from pts_core.search.conversation import Draw, Search
 from pts_core.testing import END, FiniteStateModel
-from pts_core.types import PivotalToken, Problem, Sampling, TokenScores
+from pts_core.types import PivotalToken, Problem, Rollout, Sampling, TokenScores
 
 HORIZON = 700
 KINDS = [kind for kind in solvable.KINDS if kind != "long"]
@@ -198,6 +199,13 @@ def test_a_backend_that_misstates_its_probabilities_is_found_out():
     model.score = flattering  # type: ignore[method-assign]
     _, scheduler, _ = search(model, problems=40, max_rollouts=20)
     assert scheduler.statistics.following_score < -5
+
+
+def test_a_rollout_that_ends_on_the_trace_says_nothing_of_what_comes_after():
+    """A stop text, or an oracle that has decided, ends it before a given trace ends."""
+    rider = Rollout(0, (1, 2), correct=True, truncated=False)
+    scores = TokenScores(np.array([0.5, 0.5, 0.1, 0.1]), np.zeros((4, 1)), np.zeros((4, 1)))
+    assert _following([rider], (1, 2, 3, 4), scores) == (2, 1.0, 0.5)
 
 
 @pytest.mark.parametrize("value", [np.nan, -0.1, 1.5])

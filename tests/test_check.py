@@ -96,6 +96,8 @@ def test_completions_in_a_file_are_judged(pts: Pts, tmp_path: Path):
         "2 of 5 completions judged correct",
         "3 judged incorrect: problems a and f",
     ]
+    done = pts(*command, "--max-problems", "1")
+    assert done.stdout.splitlines()[0] == "1 of 3 completions judged correct"
     for row, message in (
         ({"dataset_item_id": "z", "completion": "x"}, "line 1: no problem of the dataset has"),
         ({"dataset_item_id": "a", "completion": 5}, "line 1: the row has no 'completion' text"),

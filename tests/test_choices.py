@@ -68,6 +68,9 @@ LETTERS = [
     ("A large dog.", None),
     ("a large dog", None),
     ("A dog is an animal, and an animal is not an apple.", None),
+    ("(A) is wrong.", None),
+    ("A) is wrong, so it is not that.", None),
+    ("(A) is too small, (B) is too large, so it must be (C).", None),
     ("The answer is F.", None),
     ("The answer is 51.", None),
     ("the cat", None),
@@ -206,6 +209,8 @@ def test_contains_looks_for_whole_words():
     assert not judge(problem("cat"), said("Cat"))
     assert not judge(problem("cat"), said("<think>cat</think>dog"))
     assert contains(ignore_case=True)(problem("cat"), said("Cat"))
+    assert not contains()(problem("5"), said("It is -5."))
+    assert contains()(problem("-5"), said("It is -5."))
 
 
 LISTED = "Which one? A) red B) blue"
@@ -215,6 +220,8 @@ PICKED = [
     (problem("yes", "yes-no"), "yes-no, since its task type"),
     (problem("Paris", "exact"), "exact, since its task type"),
     (problem("#### 18", "arithmetic"), "math, since its answer is a number or a formula"),
+    (problem("B", "math", "Which?\n(A) 1\n(B) 2"), "choice, since its answer is a letter"),
+    (problem("4", test="AMC 12"), "math, since its answer is a number or a formula"),
     (problem("x^2", "contains"), "math, since its answer is a number or a formula"),
     (problem("C"), "math, since its answer is a number or a formula"),
     (

@@ -76,6 +76,7 @@ def test_records_of_another_tool_are_read_and_said_to_hold_no_pair(export):
         ([{**RAISES, "schema_version": 2}], "upgrade pts"),
         ([{**RAISES, "context_ids": [7, "8"]}], "'context_ids' and 'pivot_token_id' must be ids"),
         ([{**RAISES, "prompt_length": 9}], "'prompt_length' is 9"),
+        ([{k: v for k, v in RAISES.items() if k != "prompt_length"}], "'prompt_length' is None"),
         ([{**RAISES, "alternatives": "none"}], "'alternatives' must be a list"),
         ([{**RAISES, "alternatives": [{"token": "x"}]}], "one of its alternatives"),
         ([{**RAISES, "rollouts": [1, 0]}], "'rollouts' is [1, 0]"),

@@ -93,6 +93,46 @@ def test_a_torn_line_is_dropped_and_writing_goes_on(tmp_path: Path):
         assert TRACE.ids in read_log(only_file(folder)).scores
 
 
+def test_a_journal_that_is_only_read_stays_as_it_is(tmp_path: Path):
+    """It may be one that is being written."""
+    folder = tmp_path / "a.journal"
+    write(folder)
+    torn = only_file(folder).read_bytes()[:-5]
+    only_file(folder).write_bytes(torn)
+    assert read_journal(folder).open(PROBLEM, PROMPT).drawn
+    assert only_file(folder).read_bytes() == torn
+
+
+def test_a_journal_is_overwritten_when_a_run_begins(tmp_path: Path):
+    folder = tmp_path / "a.journal"
+    write(folder)
+    with open_journal(folder, {"seed": 2}, overwrite=True):
+        pass  # its model, say, was not found
+    assert read_log(only_file(folder)).rollouts
+    with open_journal(folder, {"seed": 2}, overwrite=True) as journal:
+        journal.identify("another")
+        journal.open(PROBLEM, PROMPT).close()
+    assert not read_log(only_file(folder)).rollouts
+    with open_journal(tmp_path / "b.journal", {}, overwrite=False):
+        assert (tmp_path / "b.journal").is_dir()
+    assert not (tmp_path / "b.journal").exists()
+
+
+def test_options_of_the_backend_may_change_where_the_model_can_be_told(tmp_path: Path):
+    folder = tmp_path / "a.journal"
+    for fingerprint in ("x", None):
+        before, after = ({"backend_options": {"max-batch": n}} for n in "48")
+        with open_journal(folder, before, overwrite=True) as journal:
+            journal.identify(fingerprint)
+            journal.open(PROBLEM, PROMPT).close()
+        with open_journal(folder, after, overwrite=False) as journal:
+            if fingerprint:
+                journal.identify(fingerprint)
+            else:
+                with pytest.raises(UsageError, match=r"made with --backend \{'max-batch': '4'\}"):
+                    journal.identify(fingerprint)
+
+
 def test_damage_is_one_line(tmp_path: Path):
     folder = tmp_path / "a.journal"
     write(folder)
@@ -114,7 +154,7 @@ def test_another_run_is_refused(tmp_path: Path):
     folder = tmp_path / "a.journal"
     write(folder)
     with (
-        pytest.raises(UsageError, match="made with seed 1, not 2"),
+        pytest.raises(UsageError, match="made with --seed 1, not 2"),
         open_journal(folder, {"seed": 2}, overwrite=False),
     ):
         pass
@@ -258,7 +298,7 @@ def test_a_finished_run_draws_nothing_more_and_can_be_extended(folder: Path):
     assert len(longer) > len(first)
     refused = run(folder, *ARGUMENTS, "--seed", "5")
     assert refused.returncode == 2
-    assert "was made with seed 0, not 5" in refused.stderr
+    assert "was made with --seed 0, not 5" in refused.stderr
     assert run(folder, *ARGUMENTS, "--seed", "5", "--overwrite").returncode == 0
 
 
@@ -292,6 +332,50 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(folder: Path):
     assert done.returncode == 0, done.stderr
     assert run(folder, *ARGUMENTS, "--output-path", "b.jsonl").returncode == 0
     assert records(folder / "a.jsonl") == records(folder / "b.jsonl")
+
+
+def test_a_changed_oracle_is_not_taken_for_the_old_one(folder: Path):
+    mine = folder / "mine.py"
+    mine.write_text("def four(problem, completion): return '4' in completion.text.split()\n")
+    command = (*ARGUMENTS, "--oracle", "mine.py:four", "--max-problems", "2")
+    assert run(folder, *command).returncode == 0
+    assert run(folder, *command).returncode == 0
+    mine.write_text("def four(problem, completion): return '5' in completion.text.split()\n")
+    done = run(folder, *command)
+    assert done.returncode == 2
+    assert "the file of --oracle has changed since pivotal_tokens.journal was made" in done.stderr
+    again = ("--from-journal", "pivotal_tokens.journal", "--output-path", "b.jsonl")
+    assert run_journal(folder, *again, "--oracle", "mine.py:four").returncode == 0
+
+
+def test_a_journal_is_searched_with_the_strategy_and_the_oracle_that_are_named(folder: Path):
+    options = ("--num-samples", "30", "--traces-per-problem", "1", "--max-problems", "2")
+    summary = ("--summary-path", "s.json", "--overwrite")
+    dataset = ("--dataset", "problems.jsonl")
+    done = run(folder, *dataset, "--search", "bisection", *options)
+    assert done.returncode == 0, done.stderr
+    again = ("--from-journal", "pivotal_tokens.journal", "--output-path", "b.jsonl", *summary)
+    for given, search in ((), "bisection"), (("--search", "branching"), "branching"):
+        done = run_journal(folder, *again, *given)  # what one has drawn may not do for the other
+        assert done.returncode == 0 or "its journal has no token probabilities" in done.stderr
+        assert json.loads((folder / "s.json").read_text())["search"] == search
+    done = run_journal(folder, *again, "--oracle", "auto")
+    assert "oracle auto: math" in done.stderr + done.stdout
+
+
+def test_two_runs_that_start_together(folder: Path):
+    """One of them gets the journal, the other one line."""
+    both = [command(folder, *ARGUMENTS, "--backend.delay", "0.01") for _ in range(2)]
+    deadline = time.monotonic() + 60
+    while all(process.poll() is None for process in both) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    codes = [process.poll() for process in both]
+    refused = both[codes.index(2)]
+    assert codes.count(None) == 1
+    for process in both:
+        process.kill()
+    assert "another process is writing" in refused.communicate()[1]
+    both[codes.index(None)].communicate()
 
 
 def test_two_runs_on_one_output(folder: Path):
@@ -369,8 +453,8 @@ def test_an_oracle_that_hangs_fails_its_problem_alone(folder: Path):
         "        try: pass\n"
         "        except Exception: pass\n"
         "    return '4' in completion.text.split()\n"
-        "import pts_core.scheduler\n"
-        "pts_core.scheduler.ORACLE_SECONDS = 0.5\n"
+        "import pts_core.verdicts\n"
+        "pts_core.verdicts.ORACLE_SECONDS = 0.5\n"
     )
     done = run(folder, *ARGUMENTS, "--max-problems", "4", "--oracle", "mine.py:judge")
     assert done.returncode == 1

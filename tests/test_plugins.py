@@ -37,6 +37,10 @@ BROKEN = {
         "from pts_core import hookimpl\n@hookimpl\ndef pts_oracles(): return ['math']",
         "dict of name -> factory",
     ),
+    "forgets_return": (
+        "from pts_core import hookimpl\n@hookimpl\ndef pts_oracles(): {'a': print}",
+        "pts_oracles must return a dict of name -> factory, not None",
+    ),
     "not_callable": (
         "from pts_core import hookimpl\n@hookimpl\ndef pts_oracles(): return {'a': 3}",
         "not callable",

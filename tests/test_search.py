@@ -11,7 +11,7 @@ from pts_core.scheduler import Ended, Found, Scheduler
 from pts_core.search import Outcome, Strategy, Task, bisection, draw
 from pts_core.search.conversation import Draw, Search
 from pts_core.testing import END, FiniteStateModel
-from pts_core.types import Completion, Problem, Sampling
+from pts_core.types import Completion, Problem, Sampling, TokenScores
 
 SAMPLING = Sampling(horizon=40, seed=7)
 
@@ -49,6 +49,25 @@ def test_exact_values_are_those_of_enumeration():
     # Eight tokens are needed; a shorter horizon leaves no right ending.
     assert model.success_prob((0,), (), 8) == pytest.approx(0.5)
     assert model.success_prob((0,), (), 7) == 0
+
+
+@pytest.mark.parametrize("probs", [[float("nan")] * 8, [0.5] * 3])
+def test_bisection_gets_no_unusable_probabilities(probs: list[float]):
+    model = crossroads()
+    model.score = lambda prompt, ids, sampling: TokenScores(  # type: ignore[method-assign]
+        np.array(probs), np.full((8, 1), -1), np.zeros((8, 1))
+    )
+    events, _ = run(model, bisection())
+    assert "probabilities" in str(events[-1].outcome)
+
+
+def test_a_second_problem_of_the_same_name_fails_alone():
+    model = crossroads()
+    events, scheduler = run(model, bisection(), [model.problem(), model.problem()])
+    ended = [event.outcome for event in events if isinstance(event, Ended)]
+    assert isinstance(ended[0], Outcome)
+    assert "an earlier problem has the same id" in str(ended[1])
+    assert scheduler.statistics.problems_failed == 1
 
 
 def test_rollouts_of_the_solvable_model_match_its_exact_value():

@@ -21,6 +21,7 @@ import torch
 import transformers
 from pts_transformers import load, loading
 from pts_transformers.backend import TransformersBackend
+from pts_transformers.memory import OutOfMemory
 from pts_transformers.policy import RowError, draw, policy
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -435,13 +436,13 @@ def test_a_request_that_cannot_be_drawn_does_not_stop_the_others() -> None:
 def count_forwards(backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The token positions of each forward pass from now on."""
     sizes: list[int] = []
-    forward = backend.engine._forward
+    forward = backend.engine.network.logits
 
     def counting(ids: Any, *others: Any, **named: Any) -> Any:
         sizes.append(ids.numel())
         return forward(ids, *others, **named)
 
-    monkeypatch.setattr(backend.engine, "_forward", counting)
+    monkeypatch.setattr(backend.engine.network, "logits", counting)
     return sizes
 
 
@@ -457,7 +458,7 @@ def test_a_rollout_rides_its_trace_until_it_leaves(
     positions = count_forwards(backend, monkeypatch)
     for i in (0, 5, 9):
         trace = expected[i].ids
-        backend.engine.forget()
+        backend.engine.traces.forget()
         assert generate(backend, [replace(plain[i], trace=trace)], sampling) == {i: expected[i]}
         assert sum(positions) == len(prompt) + len(trace) - 1  # one pass over it and no step
         drawn = generate(backend, [replace(r, trace=trace) for r in plain], sampling)
@@ -504,6 +505,25 @@ def test_running_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch)
     assert backend.engine.max_batch == 10  # 40, 20, 10
 
 
+def test_running_out_of_memory_with_a_new_trace_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = Sampling(horizon=20)
+    requests = [Request((1, 2 + i), (), 0, i) for i in range(20)]
+    expected = generate(make_backend(max_batch=64), requests, sampling)
+    backend = make_backend(max_batch=64)
+    logits, running = backend.engine.network.logits, [0]
+
+    def small(ids: Any, mask: Any, *others: Any, **more: Any) -> Any:
+        if ids.shape[1] > 1 and running[0] >= 4:  # a trace is read beside four rows
+            running[0] = 0
+            raise OutOfMemory("out of memory")
+        running[0] += ids.shape[1] > 1
+        return logits(ids, mask, *others, **more)
+
+    monkeypatch.setattr(backend.engine.network, "logits", small)
+    assert generate(backend, requests, sampling) == expected
+    assert backend.engine.max_batch < 20
+
+
 def test_running_out_of_memory_at_last_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = make_backend()
     generate(backend, [Request((1,), (), 0, 0)], Sampling(horizon=1))
@@ -534,7 +554,7 @@ def test_score_is_the_softmax_of_the_whole_forward(
     with torch.no_grad():
         probs = policy(backend.engine.model(ids).logits[0, 2:-1], sampling).cpu()
     for cells in (VOCABULARY, 7 * VOCABULARY, 2**24):  # chunks of 1, 7 and all
-        monkeypatch.setattr("pts_transformers.engine._SCORED_AT_ONCE", cells)
+        monkeypatch.setattr("pts_transformers.traces._SCORED_AT_ONCE", cells)
         scores = backend.score(prompt, completion, sampling)
         own = probs[range(20), completion]
         np.testing.assert_allclose(scores.probs, own, atol=1e-6)

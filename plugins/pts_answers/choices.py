@@ -46,9 +46,10 @@ _CHOSEN = re.compile(
     re.IGNORECASE,
 )
 # A letter with its text or a reason after it: "C) a dog", "C. a dog", "C, since …", "C because …";
-# but not "A, B or C".
+# but not "A, B or C", nor "(A) is too small".
 _TITLED = re.compile(
-    rf"{_NAMED}{_LETTER.format('a')}(?:[.:;)]+|(?<=\))\s+(?!(?:and|or)\b)"
+    rf"{_NAMED}{_LETTER.format('a')}(?:[.:;)]+(?!\s*(?:is|are)\b)"
+    r"|(?<=\))\s+(?!(?:and|or|is|are|was|would|can|cannot|to|through|versus)\b)"
     r"|,\s*+(?!(?:and\s|or\s)?\(?(?-i:[A-HJ])\b)|\s+(?=because\b|since\b|as\b))(?P<text>.+)",
     re.IGNORECASE | re.DOTALL,
 )

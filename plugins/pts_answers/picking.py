@@ -13,7 +13,7 @@ from pts_core.interfaces import Oracle, ReferenceChecker
 from pts_core.types import Completion, Problem
 
 _OPTIONS = [re.compile(rf"(?<![A-Za-z])\(?{letter}[).:]") for letter in "AB"]
-_TESTS = {"test", "test_list", "inputs"}
+_TESTS = ({"test", "entry_point"}, {"test_list"}, {"inputs", "outputs"})
 
 
 class Auto:
@@ -39,11 +39,11 @@ class Auto:
 
     def _choose(self, problem: Problem) -> tuple[str, str]:
         kind, answer = problem.task_type, problem.answer
-        if kind == "math" and read_reference(answer) is None and _is_lettered(problem):
+        if kind == "math" and _is_lettered(problem):
             return "choice", "its answer is a letter and its query lists options"
         if kind in self._known:
             return kind, f'its task type is "{kind}"'
-        if not _TESTS.isdisjoint(problem.metadata):
+        if any(tests <= problem.metadata.keys() for tests in _TESTS):
             return "code", "it comes with tests"
         if problem.metadata.get("choices"):
             return "choice", "it comes with options"

@@ -324,11 +324,12 @@ def program_in(text: str, tests: Tests) -> str:
     A text with no such block is the program, or what follows the prompt.
     """
     wanted = tests.functions[0] if isinstance(tests, Asserts) else tests.function
+    names = {wanted} if isinstance(tests, Asserts) else {wanted, "Solution"}
     blocks = [code for language, code in _FENCE.findall(text) if language.lower() in _PYTHON]
     for code in reversed(blocks):
-        if _defines(code, wanted):
+        if _defines(code, names):
             return _with_prompt(code, tests.prompt, wanted)
-    if not blocks and _defines(text, wanted):
+    if not blocks and _defines(text, names):
         return _with_prompt(text, tests.prompt, wanted)
     if tests.prompt and wanted:
         # What was completed ends at the latest where a fence closes that the prompt opened.
@@ -339,9 +340,10 @@ def program_in(text: str, tests: Tests) -> str:
     return blocks[-1] if blocks else text
 
 
-def _defines(code: str, name: str | None) -> bool:
+def _defines(code: str, names: set[str | None]) -> bool:
+    """Does it define one of these? None is anything."""
     tree = parsed(code)
-    return tree is not None and (name is None or bool({name, "Solution"} & _defined(tree)))
+    return tree is not None and (None in names or bool(names & _defined(tree)))
 
 
 def _with_prompt(code: str, prompt: str, wanted: str | None) -> str:

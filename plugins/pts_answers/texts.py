@@ -38,6 +38,7 @@ class Contains(Exact):
     def __call__(self, problem: Problem, completion: Completion) -> bool:
         gold = self._normal(self.reference_completion(problem))
         said = without_thinking(completion.text)
-        # Whole words: 5 is not in 15, nor "cat" in "category".
-        alone = rf"(?<!\w)(?<!\d[.,]){re.escape(gold)}(?!\w|[.,]\d)"
+        # Whole words: 5 is not in 15 or -5, nor "cat" in "category".
+        sign = r"(?<![-−])" if gold[0].isdigit() else ""
+        alone = rf"(?<!\w)(?<!\d[.,]){sign}{re.escape(gold)}(?!\w|[.,]\d)"
         return said is not None and re.search(alone, self._normal(said)) is not None

@@ -53,8 +53,9 @@ def shaped(problem: Problem, row: Mapping[str, Any], answer: Any) -> Problem:
     if not options:
         query, options = _numbered_options(query)
     if not options:  # a letter can be judged without them, another answer in another way
-        lettered = problem.answer in list(LETTERS)
-        return problem if lettered else replace(problem, task_type="generic")
+        lettered = problem.answer.strip().upper() in list(LETTERS)
+        problem = problem if lettered else replace(problem, task_type="generic")
+        return replace(problem, query=_with_text(query, row))
     return replace(
         problem,
         query=_with_options(query, options),
@@ -75,18 +76,28 @@ def _with_options(query: str, options: Sequence[str]) -> str:
     return "\n".join([query, "", *lettered])
 
 
+def _with_text(query: str, row: Mapping[str, Any]) -> str:
+    """The question with its options, where these are one text."""
+    columns = find_columns(list(row), OPTIONS)
+    text = row[columns[0]] if columns else None
+    return f"{query}\n\n{text.strip()}" if isinstance(text, str) and text.strip() else query
+
+
 def _options(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The options of a row and what it calls them; empty lists where it has none to read.
 
-    Three forms are in use: a list of texts, the same with letters ("A)21"), and an object with
-    the lists `text` and `label`.
+    Four forms are in use: a list of texts, the same with letters ("A)21"), an object with the
+    lists `text` and `label`, and one with a text for each label.
     """
     columns = find_columns(list(row), OPTIONS)
     value = row[columns[0]] if columns else None
     labels: list[str] = []
     if isinstance(value, Mapping):
-        labels = [str(label) for label in value.get("label") or []]
-        value = value.get("text")
+        if "text" in value:
+            labels, value = [str(label) for label in value.get("label") or []], value["text"]
+        else:  # an object of the Hub has None for what a row does not have
+            given = {str(label): text for label, text in value.items() if text is not None}
+            labels, value = list(given), list(given.values())
     if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
         return [], []
     options = [str(option) for option in value]

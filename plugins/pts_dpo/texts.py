@@ -42,7 +42,12 @@ class Texts:
         """The prompt as text, without the begin token where the tokenizer adds it by itself."""
         ids = pair["prompt_ids"]
         begins = self.adds_begin and ids[0] == self.tokenizer.bos_token_id
-        pair["prompt"] = self.decode(ids[1:] if begins else ids)
+        ids_of_text = ids[1:] if begins else ids
+        prompt = pair["prompt"] = self.decode(ids_of_text)
+        for side in ("chosen", "rejected"):  # decoded alone, some lose the space they begin with
+            whole = self.decode(ids_of_text + pair[f"{side}_ids"])
+            if whole.startswith(prompt):
+                pair[side] = whole[len(prompt) :]
         pair["text_exact"] = all(
             self.tokenizer(pair["prompt"] + pair[side], verbose=False).input_ids
             == ids + pair[f"{side}_ids"]

@@ -41,6 +41,8 @@ MEANINGS = {
     "rollouts_rejected": "judged continuations behind prob_rejected",
     "metadata": "where the pair is from",
     # steering vectors
+    "better_token": "the token after which the answer more often comes out right",
+    "worse_token": "the token that it is compared with",
     "steering_vector": "output of the block after the better token less that after the worse one",
     "steering_layer": "the block, counted from 0",
     "reasoning_pattern": "what kind of token it is",

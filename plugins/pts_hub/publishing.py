@@ -46,6 +46,8 @@ class HubPublisher:
             )
         try:
             return self._commit(path, card)
+        except PtsError:
+            raise
         except HfHubHTTPError as error:
             raise PtsError(self._explained(error)) from error
         except Exception as error:  # which one depends on the HTTP client of huggingface_hub
@@ -60,6 +62,13 @@ class HubPublisher:
         if self.revision is not None:
             hub.create_branch(
                 self.repository, repo_type="dataset", branch=self.revision, exist_ok=True
+            )
+        there = hub.list_repo_files(self.repository, repo_type="dataset", revision=self.revision)
+        others = sorted(set(there) - {"README.md", ".gitattributes", path.name})
+        if others:
+            raise PtsError(
+                f"{self.repository} holds {others[0]}, and its card would be replaced by that of "
+                f"{path.name}: give another --hf-repo"
             )
         done = hub.create_commit(
             self.repository,

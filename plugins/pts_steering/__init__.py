@@ -20,7 +20,7 @@ def steering(
     layer_nums: str | None = None,
     steering_format: Literal["safetensors", "gguf", "jsonl"] | None = None,
     confidence: float = 0.95,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> Exporter:
     """Steering vectors: the mean difference between good and bad tokens on the same prefix.
 
@@ -38,7 +38,7 @@ def steering(
     confidence
         The interval of the difference of the two tokens at this confidence must not hold 0.
     device
-        Where the model runs: cpu, cuda, mps.
+        Where the model runs: auto, cpu, cuda, cuda:N or mps.
 
     Raises UsageError for a value out of range, or without a model.
     """

@@ -11,16 +11,15 @@ from typing import Any
 
 import pts_core
 from pts_core.errors import PtsError, UsageError
-from pts_core.pairs import TokenPair, check_tokens, measured_pair
+from pts_core.interfaces import Listenable
+from pts_core.pairs import check_tokens, measured_pair
 from pts_core.records import common_model
 from pts_core.types import ExportReport
-from pts_steering.activations import Model
+from pts_steering.activations import Found, differences
 from pts_steering.formats import write_gguf, write_jsonl, write_safetensors
 from pts_steering.layers import LayerStatistics, best_layer, measure_layers
 
 FORMATS = ("safetensors", "gguf", "jsonl")
-
-Found = list[tuple[Mapping[str, Any], TokenPair]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +45,25 @@ class SteeringExporter:
                 found.append((record, pair))
         if not found:
             return ExportReport(0, left_out)
-        model = Model(self.model, self.device)
-        check_tokens(records, model.decode, self.model)
-        differences = model.differences(found)
-        statistics = measure_layers(differences, [record["query"] for record, _ in found])
+        backend: Listenable = pts_core.load(
+            "backend", "transformers", self.model, device=self.device, dtype="float32"
+        )
+        check_tokens(records, backend.decode, self.model)
+        measured = differences(backend, found)
+        statistics = measure_layers(measured, [record["query"] for record, _ in found])
         layers = self._choose(statistics, kind)
         notes = [*map(str, statistics)]
         if kind == "jsonl":
-            rows = write_jsonl(output_path, found, differences.vectors, layers)
+            rows = write_jsonl(output_path, found, measured.vectors, layers)
             if len(layers) > 1:
                 notes.append(
                     "optillm adds every row at its own target_layer: filter steering_layer"
                 )
         else:
-            means = {layer: differences.vectors[:, layer].mean(axis=0) for layer in layers}
+            means = {layer: measured.vectors[:, layer].mean(axis=0) for layer in layers}
             metadata = _metadata(model_id, found, statistics, layers, self.confidence)
             if kind == "gguf":
-                write_gguf(output_path, means, metadata, hint=model.kind)
+                write_gguf(output_path, means, metadata, hint=backend.architecture)
             else:
                 write_safetensors(output_path, means, metadata)
             rows = len(layers)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pts_core.errors import PtsError
-from pts_core.pairs import TokenPair
 from pts_core.records import write_json_lines
-from pts_steering.activations import Floats
+from pts_steering.activations import Floats, Found
 from pts_steering.patterns import pattern
 
 
@@ -43,12 +41,7 @@ def write_gguf(
     writer.close()
 
 
-def write_jsonl(
-    path: Path,
-    found: Sequence[tuple[Mapping[str, Any], TokenPair]],
-    vectors: Floats,
-    layers: Sequence[int],
-) -> int:
+def write_jsonl(path: Path, found: Found, vectors: Floats, layers: Sequence[int]) -> int:
     """One row a pair and layer, as optillm's autothink loads them; returns their number.
 
     optillm adds every vector that it loads, so each points from the worse token to the better.

@@ -15,8 +15,9 @@ from jinja2 import TemplateError
 from pts_core.errors import ProblemError, PtsError, UsageError
 from pts_core.types import Continuation, Request, Sampling, TokenIds, TokenScores
 from pts_transformers.engine import Engine
+from pts_transformers.memory import out_of_memory
 from pts_transformers.packing import pack
-from pts_transformers.steering import add_to_blocks
+from pts_transformers.steering import add_to_blocks, block_outputs
 
 _NOTHING_SHARED = (
     "this model's layers keep a state of their own: rollouts share no prefix and run in groups, "
@@ -116,12 +117,12 @@ class TransformersBackend(TokenizerBackend):
             max_batch=max_batch,
             memory=memory,
         )
-        self.note = "" if self.engine.shares else _NOTHING_SHARED
+        self.note = "" if self.engine.network.shares else _NOTHING_SHARED
         self.fingerprint = fingerprint(model, tokenizer)
         pack(model, max_batch)
 
     def score(self, prompt: TokenIds, completion: TokenIds, sampling: Sampling) -> TokenScores:
-        return self.engine.score(prompt, completion, sampling)
+        return self.engine.traces.score(prompt, completion, sampling)
 
     def generate(
         self, pull: Callable[[], Request | None], sampling: Sampling
@@ -136,15 +137,29 @@ class TransformersBackend(TokenizerBackend):
 
         return self.engine.generate(pull, sampling, is_stop if sampling.stop else None)
 
+    @property
+    def architecture(self) -> str:
+        kind: str = self.engine.model.config.get_text_config().model_type
+        return kind
+
+    def block_outputs(self, prefix: TokenIds, tokens: Sequence[int], /) -> npt.NDArray[np.float32]:
+        """What the decoder blocks put out at each token; see pts_core.interfaces.Listenable."""
+        self.engine.network.refuse(prefix, tuple(tokens))
+        length, limit = len(prefix) + 1, self.context_length
+        if limit is not None and length > limit:
+            raise ProblemError(f"{length} tokens exceed the model's context of {limit}")
+        with out_of_memory(f"out of memory reading {length} tokens"):
+            return block_outputs(self.engine.model, prefix, tokens)
+
     @contextmanager
     def steered(self, vectors: Mapping[int, npt.NDArray[np.float32]], /) -> Iterator[None]:
         """Adds vectors to the outputs of decoder blocks; see pts_core.interfaces.Steerable."""
         with add_to_blocks(self.engine.model, vectors):
-            self.engine.forget()
+            self.engine.traces.forget()
             try:
                 yield
             finally:
-                self.engine.forget()
+                self.engine.traces.forget()
 
 
 def fingerprint(model: Any, tokenizer: Any) -> str:

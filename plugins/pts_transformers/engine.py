@@ -1,6 +1,6 @@
 """The generation engine: many rollouts from many prefixes of few traces, in one running batch.
 
-A trace goes through the model once (`_know`): its keys and values serve every rollout from any of
+A trace goes through the model once (traces.py): its keys and values serve every rollout from any of
 its prefixes, and its policy lets a rollout *ride*, that is follow the trace at no cost until its
 own random number takes it off. Then it joins the rows that run (see columns.py for the drawing),
 with the last token of its prefix as its first step. A row that finishes leaves at once and the
@@ -10,9 +10,8 @@ the batch is halved and what ran starts over.
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,38 +20,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from pts_core.errors import ProblemError, PtsError
+from pts_core.errors import ProblemError
 from pts_core.randomness import uniforms
-from pts_core.types import Continuation, Request, Sampling, TokenIds, TokenScores
-from pts_transformers.columns import STRIDE, Columns, Layers
+from pts_core.types import Continuation, Request, Sampling, TokenIds
+from pts_transformers.columns import STRIDE, Columns
 from pts_transformers.memory import OutOfMemory, free_memory, out_of_memory
-from pts_transformers.policy import RowError, draw, intervals, policy
+from pts_transformers.network import Network
+from pts_transformers.policy import RowError, draw, policy
+from pts_transformers.traces import Known, Traces
 from pts_transformers.unshared import Together
 
 Result = Continuation | ProblemError
 # Does a completion end with its last token? From the ids before a rollout and those of it.
 IsEnd = Callable[[TokenIds, Sequence[int]], bool]
 
-ALTERNATIVES = 20
-_SCORED_AT_ONCE = 2**24  # logits of a chunk of a trace: 64 MiB in float32
 # Of the memory for keys and values this share holds traces, the rest rows.
 _TRACES_SHARE = 0.2
-
-
-@dataclass(slots=True)
-class _Known:
-    """What one pass over a prompt and a trace of T tokens gives.
-
-    `low` and `high`, shape (T,), are the uniforms that draw the trace's next token; they are empty
-    where the policy is unusable.
-    """
-
-    layers: Layers
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
 
 
 @dataclass(slots=True)
@@ -65,7 +49,7 @@ class _Row:
     request: Request
     limit: int
     uniforms: npt.NDArray[np.float64]
-    known: _Known | None
+    known: Known | None
     first: int | None
     excluded: int
     ids: list[int] = field(default_factory=list)
@@ -101,6 +85,7 @@ class Engine:
 
     `end_of_sequence` are the ids that end a row; no sequence grows beyond `context_length`.
     `memory` bounds the bytes of keys and values; by default it follows from what is free.
+    `traces` scores completions, and holds what is known of them.
     """
 
     def __init__(
@@ -112,20 +97,12 @@ class Engine:
         max_batch: int = 64,
         memory: int | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model = model
+        self.network = Network(model, context_length)
         self.end_of_sequence = end_of_sequence
-        self.context_length = context_length
         self.max_batch = max_batch
         self.memory = memory or free_memory(model.device)
-        self.vocabulary = model.get_input_embeddings().weight.shape[0]
-        self._accepted = set(inspect.signature(model.forward).parameters)
-        if "past_key_values" not in self._accepted:
-            raise PtsError(f"{type(model).__name__} keeps no key-value cache: choose another model")
-        layers = DynamicCache(config=model.config).layers
-        # A plain DynamicCache keeps every column, in sliding-window layers too (the mask does the
-        # window), so any prefix of it is the cache of a prefix.
-        self.shares = all(type(x) in (DynamicLayer, DynamicSlidingWindowLayer) for x in layers)
-        self._known: OrderedDict[tuple[TokenIds, TokenIds, Sampling], _Known] = OrderedDict()
+        self.traces = Traces(self.network, _TRACES_SHARE * self.memory)
 
     def generate(
         self,
@@ -149,11 +126,18 @@ class Engine:
         waiting: deque[Request] = deque()
         while True:
             fresh: list[_Row] = []
-            while len(rows) + len(fresh) < self.max_batch and (self.shares or not rows):
+            while len(rows) + len(fresh) < self.max_batch and (self.network.shares or not rows):
                 request = waiting.popleft() if waiting else pull()
                 if request is None:
                     break
-                row = self._admit(request, sampling, is_end)
+                try:
+                    row = self._admit(request, sampling, is_end)
+                except OutOfMemory:  # reading its trace; when rows have left there is more room
+                    if not rows and not fresh:
+                        raise
+                    self.max_batch = len(rows) + len(fresh)
+                    waiting.appendleft(request)
+                    break
                 if not isinstance(row, _Row):
                     yield request, row
                 elif self._fits([*rows, *fresh, row]):
@@ -191,47 +175,12 @@ class Engine:
                 state.keep(order)
             yield from finished.values()
 
-    def forget(self) -> None:
-        """Drops what was read of traces: for a model that is about to change."""
-        self._known.clear()
-
-    def score(self, prompt: TokenIds, completion: TokenIds, sampling: Sampling) -> TokenScores:
-        """The policy along a completion of T tokens, with K = 20 alternatives at each.
-
-        Over the cache in chunks, so that no more than one chunk's logits are held. Raises
-        ProblemError for ids that the model cannot take and for unusable logits.
-        """
-        size = len(completion)
-        if self.context_length is not None and len(prompt) + size > self.context_length:
-            raise ProblemError(
-                f"its prompt of {len(prompt)} tokens and a completion of {size} do not fit into "
-                f"the model's context of {self.context_length}"
-            )
-        self._refuse(prompt, completion)
-        scores = TokenScores(
-            np.zeros(size),
-            np.full((size, ALTERNATIVES), -1, dtype=np.int64),
-            np.zeros((size, ALTERNATIVES)),
-        )
-        ids = torch.tensor(completion, device=self.model.device)[:, None]
-        with out_of_memory(f"out of memory scoring {len(prompt) + size} tokens"):
-            for span, probs in self._policies(prompt, completion, sampling):
-                if isinstance(probs, RowError):
-                    raise ProblemError(f"at token {span.start + probs.row}: {probs}") from probs
-                scores.probs[span] = probs.gather(1, ids[span])[:, 0].cpu().numpy()
-                best = probs.topk(min(ALTERNATIVES, probs.shape[1]))
-                best_probs, best_ids = best.values.cpu().numpy(), best.indices.cpu().numpy()
-                kept = slice(best_ids.shape[1])
-                scores.alternative_probs[span, kept] = best_probs
-                scores.alternative_ids[span, kept] = np.where(best_probs > 0, best_ids, -1)
-        return scores
-
     def _admit(self, request: Request, sampling: Sampling, is_end: IsEnd) -> _Row | Result:
         """The row of a request, or its result where there is no need, room or way to run it."""
         length = len(request.prompt) + request.start
         limit = sampling.horizon - request.start
-        if self.context_length is not None:
-            limit = min(limit, self.context_length - length)
+        if self.network.context_length is not None:
+            limit = min(limit, self.network.context_length - length)
         if limit <= 0:
             return Continuation((), truncated=True)
         excluded = -1 if request.excluded_token is None else request.excluded_token
@@ -239,9 +188,9 @@ class Engine:
         row = _Row(request, limit, numbers, None, request.first_token, excluded)
         named = (request.first_token, request.excluded_token)
         try:
-            self._refuse(request.prefix, tuple(i for i in named if i is not None))
-            if self.shares:
-                row.known = self._know(request, sampling)
+            self.network.refuse(request.prefix, tuple(i for i in named if i is not None))
+            if self.network.shares:
+                row.known = self.traces.know(request, sampling)
                 return self._ride(row, is_end) or row
         except ProblemError as error:
             return error
@@ -269,95 +218,19 @@ class Engine:
             row.excluded = trace[t]
         return None
 
-    def _know(self, request: Request, sampling: Sampling) -> _Known:
-        """What is known of a request's trace, or of its prefix alone where the whole won't do."""
-        key = (request.prompt, request.trace, sampling)
-        if key not in self._known:
-            whole = len(request.prompt) + len(request.trace)
-            try:
-                self._refuse(request.prompt, request.trace)
-                fits = self.context_length is None or whole <= self.context_length
-            except ProblemError:
-                fits = False
-            trace = request.trace if fits else request.trace[: request.start]
-            key = (request.prompt, trace, sampling)
-        if key not in self._known:
-            with out_of_memory(f"out of memory reading {len(key[0]) + len(key[1])} tokens"):
-                for _ in self._policies(*key):
-                    pass
-        self._known.move_to_end(key)
-        return self._known[key]
-
-    def _policies(
-        self, prompt: TokenIds, completion: TokenIds, sampling: Sampling
-    ) -> Iterator[tuple[slice, Tensor | RowError]]:
-        """The policy (tokens, vocab) at a completion's tokens, a span of them at a time; keeps
-        what was read."""
-        size = len(completion)
-        chunk = max(1, _SCORED_AT_ONCE // self.vocabulary) if self.shares else max(1, size)
-        ids = torch.tensor([prompt + completion], device=self.model.device)
-        cache, seen = self._cache(), 0
-        low, high = np.zeros(size), np.zeros(size)
-        for start in range(0, max(size, 1), chunk):
-            stop = min(start + chunk, size)
-            end = len(prompt) + max(stop - 1, 0)  # the logits at a token are those of the next
-            mask = torch.ones_like(ids[:, :end])
-            positions = torch.arange(seen, end, device=ids.device)[None]
-            keep = max(1, stop - start)
-            logits = self._forward(ids[:, seen:end], mask, positions, cache, keep)[0]
-            seen, span = end, slice(start, stop)
-            if not size:
-                break
-            try:
-                probs = policy(logits, sampling)
-                if self.shares:
-                    low[span], high[span] = intervals(probs, ids[0, len(prompt) :][span])
-                yield span, probs
-            except RowError as error:
-                low, high = low[: start + error.row], high[: start + error.row]
-                yield span, error
-                break
-        if self.shares:
-            layers = [(layer.keys, layer.values) for layer in cache.layers]
-            self._keep((prompt, completion, sampling), _Known(layers, low, high))
-
-    def _keep(self, key: tuple[TokenIds, TokenIds, Sampling], known: _Known) -> None:
-        """Keeps a read trace; the ones not used for longest go when there are too many."""
-        self._known[key] = known
-        tokens = sum(layers.layers[0][0].shape[2] for layers in self._known.values())
-        most = _TRACES_SHARE * self.memory / self._bytes_per_token()
-        while tokens > most and len(self._known) > 1:
-            _, oldest = self._known.popitem(last=False)
-            tokens -= oldest.layers[0][0].shape[2]
-
-    def _bytes_per_token(self) -> int:
-        layers = next(iter(self._known.values())).layers
-        return sum(x.shape[1] * x.shape[3] * x.element_size() for pair in layers for x in pair)
-
     def _fits(self, rows: Sequence[_Row]) -> bool:
         """Do these rows fit into the memory at their longest?"""
-        if len(rows) == 1 or not self.shares:
+        if len(rows) == 1 or not self.network.shares:
             return True
         columns = max(row.reach for row in rows) + STRIDE
         room = (1 - _TRACES_SHARE) * self.memory
-        return len(rows) * columns * self._bytes_per_token() <= room
-
-    def _refuse(self, prefix: TokenIds, others: TokenIds) -> None:
-        """Raises ProblemError for ids that would make the model fail, and on a GPU the process."""
-        if not prefix:
-            raise ProblemError("its prompt has no tokens")
-        ids = prefix + others
-        if not 0 <= min(ids) <= max(ids) < self.vocabulary:
-            raise ProblemError(
-                f"its token ids run from {min(ids)} to {max(ids)}, but the model's from 0 to "
-                f"{self.vocabulary - 1}: the tokenizer is not this model's"
-            )
+        return len(rows) * columns * self.traces.bytes_per_token() <= room
 
     def _join(self, state: Columns | Together | None, fresh: list[_Row]) -> Columns | Together:
         """The state of the running rows with the fresh ones in it."""
-        if not self.shares:
+        if not self.network.shares:
             prefixes = [row.request.prefix for row in fresh]
-            return state or Together(prefixes, self.model, self._forward)
+            return state or Together(prefixes, self.network)
         if fresh:
             assert fresh[0].known is not None
             like = fresh[0].known.layers
@@ -374,12 +247,12 @@ class Engine:
 
     def _logits(self, state: Columns | Together, rows: Sequence[_Row]) -> Tensor:
         """Feeds each row's newest token to the model; the logits (rows, vocab) of the next."""
-        newest = torch.tensor([[row.newest] for row in rows], device=self.model.device)
+        newest = torch.tensor([[row.newest] for row in rows], device=self.network.device)
         if isinstance(state, Together):
             return state.logits(newest)
         state.make_room()
-        mask, positions = state.mask_and_positions(self.model.device)
-        logits = self._forward(newest, mask, positions, state, keep=1)[:, 0]
+        mask, positions = state.mask_and_positions(self.network.device)
+        logits = self.network.logits(newest, mask, positions, state, keep=1)[:, 0]
         state.advance()
         return logits
 
@@ -412,26 +285,3 @@ class Engine:
             order[i] = order[-1]
             order.pop()
         return order, finished
-
-    def _cache(self) -> Any:
-        return DynamicCache() if self.shares else DynamicCache(config=self.model.config)
-
-    def _forward(
-        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, keep: int
-    ) -> Tensor:
-        """Float32 logits (rows, keep, vocab) of the last `keep` of the `ids` (rows, columns).
-
-        `mask` covers the cached columns too. Positions are explicit: padding shifts no position.
-        """
-        optional = {"position_ids": positions, "logits_to_keep": keep}
-        optional = {name: value for name, value in optional.items() if name in self._accepted}
-        with torch.inference_mode():
-            output = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                **optional,
-            )
-        logits: Tensor = output.logits
-        return logits[:, -keep:].float()

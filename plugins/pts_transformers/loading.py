@@ -79,13 +79,13 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise UsageError(f"--backend.device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
+        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
     device = torch.device(name)
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     count = {"cpu": 1, "mps": int(mps), "cuda": cuda}[device.type]
     if (device.index or 0) >= count:
         found = f"torch {torch.__version__} finds {count} {device.type} devices here"
-        raise UsageError(f"--backend.device {name}: {found}; use --backend.device auto")
+        raise UsageError(f"device {name}: {found}; use auto")
     return device
 
 
@@ -132,7 +132,7 @@ def _load_weights(
 ) -> Any:
     message = (
         f"{model} does not fit into the memory of {device} as {dtype}: "
-        "use a smaller model, --backend.dtype bfloat16 or another --backend.device"
+        "use a smaller model, the dtype bfloat16 or another device"
     )
     # The bar that unpacks a GGUF file obeys no switch; it looks up sys.stderr when it starts.
     hush = redirect_stderr(io.StringIO()) if options["gguf_file"] else nullcontext()

@@ -1,8 +1,8 @@
-"""Adds vectors to the outputs of a model's decoder blocks, by forward hooks."""
+"""Listens and adds to the outputs of a model's decoder blocks, by forward hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pts_core.errors import PtsError, UsageError
+from pts_core.types import TokenIds
 
 
 @contextmanager
@@ -38,6 +39,29 @@ def add_to_blocks(model: Any, vectors: Mapping[int, npt.NDArray[np.float32]]) ->
             hook.remove()
 
 
+def block_outputs(model: Any, prefix: TokenIds, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Shape (tokens, blocks, width), of prefix + each of the tokens, at that token.
+
+    By hooks: what transformers calls the last hidden state has passed the final norm.
+    """
+    heard: list[torch.Tensor] = []
+
+    def listen(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001 - as torch calls
+        hidden = output[0] if isinstance(output, tuple) else output
+        heard.append(hidden[:, -1].float().cpu())
+
+    hooks = [block.register_forward_hook(listen) for block in _blocks(model)]
+    ids = torch.tensor([[*prefix, token] for token in tokens], device=model.device)
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    outputs: npt.NDArray[np.float32] = torch.stack(heard, dim=1).numpy()
+    return outputs
+
+
 def _adding(vector: npt.NDArray[np.float32], model: Any) -> Any:
     added = torch.tensor(vector, device=model.device, dtype=model.dtype)
 
@@ -55,4 +79,4 @@ def _blocks(model: Any) -> list[nn.Module]:
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
-    raise PtsError(f"{type(model).__name__} has no list of {count} decoder blocks to steer")
+    raise PtsError(f"{type(model).__name__} has no list of {count} decoder blocks")

@@ -3,27 +3,21 @@ is the cache of a prefix there. Rows start together, and new ones wait until all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from pts_core.types import TokenIds
-
-Forward = Callable[[Tensor, Tensor, Tensor, Any, int], Tensor]
+from pts_transformers.network import Network
 
 
 class Together:
-    """The state of rows that start together: a cache of the model's own kind, and its mask.
+    """The state of rows that start together: a cache of the model's own kind, and its mask."""
 
-    `forward` gives the logits of the last tokens from ids, mask, positions, cache and their number.
-    """
-
-    def __init__(self, prefixes: Sequence[TokenIds], model: Any, forward: Forward) -> None:
+    def __init__(self, prefixes: Sequence[TokenIds], network: Network) -> None:
         """Reads the prefixes, each one once however many rows have it."""
-        self._forward = forward
+        self._network = network
         unique = {prefix: i for i, prefix in enumerate(dict.fromkeys(prefixes))}
         width = max(map(len, unique))
         ids = torch.zeros(len(unique), width, dtype=torch.long)  # any id does as padding
@@ -31,10 +25,11 @@ class Together:
         for prefix, i in unique.items():
             ids[i, width - len(prefix) :] = torch.tensor(prefix)
             mask[i, width - len(prefix) :] = 1
-        self.cache = DynamicCache(config=model.config)
-        self.mask = mask.to(model.device)
+        self.cache = network.cache()
+        self.mask = mask.to(network.device)
         positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
-        self._ready = forward(ids.to(model.device), self.mask, positions, self.cache, 1)[:, 0]
+        ids = ids.to(network.device)
+        self._ready = network.logits(ids, self.mask, positions, self.cache, 1)[:, 0]
         self._is_ready = True
         self.keep([unique[prefix] for prefix in prefixes])
 
@@ -43,7 +38,7 @@ class Together:
         if not self._is_ready:
             self.mask = torch.cat([self.mask, torch.ones_like(newest)], dim=1)
             positions = self.mask.sum(dim=1, keepdim=True) - 1
-            self._ready = self._forward(newest, self.mask, positions, self.cache, 1)[:, 0]
+            self._ready = self._network.logits(newest, self.mask, positions, self.cache, 1)[:, 0]
         self._is_ready = False
         return self._ready
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,12 +13,13 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from pts_core.cli.resolve import Options, build_dataset, build_oracle, explained
-from pts_core.errors import ProblemError, PtsError, in_one_line
+from pts_core.errors import ProblemError, PtsError
 from pts_core.interfaces import Oracle, ReferenceChecker
 from pts_core.plugins import discover
 from pts_core.records import Record
 from pts_core.traces import read_rows
 from pts_core.types import Completion, Problem
+from pts_core.verdicts import asking, judge
 
 SHOWN = 20  # problems of one kind
 
@@ -61,24 +62,27 @@ def check(
         completion and, perhaps, truncated.
     """
     registry = discover()
-    judge = build_oracle(registry, oracle, oracle_options)
+    judging = build_oracle(registry, oracle, oracle_options)
     columns = {
         "split": split,
         "config": config,
         "query_key": query_key,
         "answer_key": answer_key,
     }
-    problems = build_dataset(registry, dataset, dataset_options, columns, max_problems)
+    # Completions are matched with all problems: those of a later one are not strays.
+    limit = max_problems if completions_path is None else None
+    problems = build_dataset(registry, dataset, dataset_options, columns, limit)
     if problems.note:
         _say(f"{problems.dataset_id}: {problems.note}")
-    chosen = explained(islice(problems, max_problems), oracle, judge, _say)
     if completions_path is None:
-        verdicts = _judge_references(judge, chosen)
+        chosen = explained(islice(problems, max_problems), oracle, judging, _say)
+        verdicts = _judge_references(judging, chosen)
         lines = verdicts.lines("gold answers accepted", "not accepted")
         failed = verdicts.wrong or verdicts.abstained or verdicts.errors
     else:
-        loaded = list(chosen)
-        verdicts = _judge_completions(judge, loaded, completions_path)
+        given = read_rows(completions_path, loaded := list(problems), _completion)
+        chosen = islice((p for p in loaded if p.id in given), max_problems)
+        verdicts = _judge_completions(judging, explained(chosen, oracle, judging, _say), given)
         lines = verdicts.lines("completions judged correct", "judged incorrect")
         failed = verdicts.errors
     if not verdicts.count:
@@ -102,13 +106,11 @@ class Verdicts:
         failed = sum(len(ids) for ids in self.errors.values())
         return len(self.right) + len(self.wrong) + len(self.abstained) + failed
 
-    def add(self, judge: Oracle, problem: Problem, completion: Completion) -> None:
+    def add(self, oracle: Oracle, problem: Problem, completion: Completion) -> None:
         try:
-            verdict = judge(problem, completion)
+            verdict = judge(oracle, problem, completion)
         except ProblemError as error:
             self.fail(problem, str(error))
-        except Exception as error:  # anything can go wrong in foreign code
-            self.fail(problem, f"the oracle raised {in_one_line(error)}")
         else:
             if verdict is None:
                 self.abstained.append(problem.id)
@@ -131,30 +133,32 @@ class Verdicts:
         return found
 
 
-def _judge_references(judge: Oracle, problems: Iterable[Problem]) -> Verdicts:
+def _judge_references(oracle: Oracle, problems: Iterable[Problem]) -> Verdicts:
     """Judges what each oracle says must be correct, or else the answer as the data set has it."""
     verdicts = Verdicts()
     for problem in problems:
         reference: str | None = problem.answer
-        if isinstance(judge, ReferenceChecker):
+        if isinstance(oracle, ReferenceChecker):
             try:
-                reference = judge.reference_completion(problem)
+                with asking():
+                    reference = oracle.reference_completion(problem)
             except ProblemError as error:
                 verdicts.fail(problem, str(error))
                 continue
         if reference is None:
             verdicts.without.append(problem.id)
         else:
-            verdicts.add(judge, problem, Completion(reference, ()))
+            verdicts.add(oracle, problem, Completion(reference, ()))
     return verdicts
 
 
-def _judge_completions(judge: Oracle, problems: list[Problem], path: Path) -> Verdicts:
+def _judge_completions(
+    oracle: Oracle, problems: Iterable[Problem], given: Mapping[str, Sequence[Completion]]
+) -> Verdicts:
     verdicts = Verdicts()
-    given = read_rows(path, problems, _completion)
     for problem in problems:
-        for completion in given.get(problem.id, ()):
-            verdicts.add(judge, problem, completion)
+        for completion in given[problem.id]:
+            verdicts.add(oracle, problem, completion)
     return verdicts
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from pts_core.errors import PluginError, UsageError, in_one_line
+from pts_core.errors import PluginError, PtsError, UsageError, in_one_line
 from pts_core.plugins import Offer
 
 # The flag that names a plugin of a kind, where it is not the kind itself.
@@ -91,7 +91,14 @@ def build(
         raise UsageError(
             f"{error} ('pts plugins show {offer.kind} {offer.name}' lists the options)"
         ) from error
-    return command(*bound.args, **bound.kwargs)
+    try:
+        return command(*bound.args, **bound.kwargs)
+    except PtsError:
+        raise
+    except Exception as error:  # a factory is anybody's code
+        raise PluginError(
+            f"{offer.kind} {offer.name!r} of {offer.owner} failed: {in_one_line(error)}"
+        ) from error
 
 
 def takes_subject(factory: Callable[..., Any]) -> bool:
@@ -109,5 +116,10 @@ def _check_subject(offer: Offer, subject: str | None) -> None:
         return
     if subject is None and takes_subject(offer.factory):
         raise UsageError(f"dataset {offer.name!r} needs a source: --dataset {offer.name}:SOURCE")
+    if offer.kind == "backend" and not takes_subject(offer.factory):
+        raise PluginError(
+            f"backend {offer.name!r} of {offer.owner} takes no model: its factory's first "
+            "parameter must stand for it"
+        )
     if subject is not None and not takes_subject(offer.factory):
         raise UsageError(f"{offer.kind} {offer.name!r} takes none: write just {offer.name}")

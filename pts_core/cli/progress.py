@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pts_core.records import Record
-from pts_core.scheduler import Statistics
+from pts_core.statistics import Statistics
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pts_core.cli.options import build
 from pts_core.cli.progress import Display
-from pts_core.cli.resolve import CHAT, build_oracle, model_source
+from pts_core.cli.resolve import CHAT, build_oracle, explained, model_source
 from pts_core.cli.session import Session, check_summary_path, conduct, interruptible
 from pts_core.errors import UsageError
 from pts_core.interfaces import Backend
@@ -45,14 +45,18 @@ def search_again(folder: Path, given: Mapping[str, Any]) -> int:
     kept = journal.options
     _refuse_fixed(folder, given)
     registry = discover()
-    searching = {name: _either(given, kept, name) for name in SEARCH}
-    name = _either(given, kept, "search")
+    # Another strategy has other options: those of the journal's are not meant for it.
+    asked = given if given["search"] else {n: _either(given, kept, n) for n in given}
+    name = asked["search"]
     strategy: Strategy = build(
-        registry.find("search", name), _either(given, kept, "search_options"), shorthands=searching
+        registry.find("search", name),
+        asked["search_options"],
+        shorthands={option: asked[option] for option in SEARCH},
     )
-    judge_again = given["oracle"] != _default("oracle") or given["oracle_options"] is not None
+    judge_again = given["oracle"] is not None or given["oracle_options"] is not None
     judging = given if judge_again else kept
-    judge = build_oracle(registry, judging["oracle"], judging["oracle_options"])
+    oracle = given["oracle"] or kept["oracle"]
+    judge = build_oracle(registry, oracle, judging["oracle_options"])
     sampling = Sampling(
         **{key: kept[key] for key in ("temperature", "top_p", "top_k", "min_p", "seed")},
         horizon=kept["max_new_tokens"],
@@ -85,7 +89,8 @@ def search_again(folder: Path, given: Mapping[str, Any]) -> int:
             )
         model_id = kept["model"] if kept["model"] in registry.names("model") else backend.model_id
         session = Session(scheduler, display, output, model_id, name, given["max_pairs"])
-        return conduct(session, problems, given["summary_path"], started)
+        judged = explained(problems, oracle, judge, display.say)
+        return conduct(session, judged, given["summary_path"], started, " with --overwrite")
 
 
 def _without_weights(registry: Registry, kept: Mapping[str, Any]) -> Backend:
@@ -114,7 +119,7 @@ def _refuse_fixed(folder: Path, given: Mapping[str, Any]) -> None:
 
 def _either(given: Mapping[str, Any], kept: Mapping[str, Any], name: str) -> Any:
     """The value that was given, or else the one of the journal."""
-    return kept[name] if given[name] == _default(name) else given[name]
+    return kept.get(name) if given[name] == _default(name) else given[name]
 
 
 def _default(name: str) -> Any:

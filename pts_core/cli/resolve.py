@@ -12,6 +12,7 @@ from pts_core.errors import ProblemError, UsageError
 from pts_core.interfaces import Dataset, Explainer, Oracle
 from pts_core.plugins import Offer, Registry, is_file_location, load_object
 from pts_core.types import Problem
+from pts_core.verdicts import asking
 
 FILE_SUFFIXES = {".jsonl", ".json", ".csv", ".parquet"}
 
@@ -77,7 +78,7 @@ def explained(
     said: set[str] = set()
     for problem in problems:
         if isinstance(oracle, Explainer):
-            with suppress(ProblemError):
+            with suppress(ProblemError), asking():
                 how = oracle.explain(problem)
                 if how not in said:
                     said.add(how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import sys
@@ -30,7 +31,7 @@ from pts_core.cli.session import Session, check_summary_path, conduct, interrupt
 from pts_core.errors import PtsError, UsageError
 from pts_core.interfaces import Backend, Dataset, EarlyDecider
 from pts_core.journal import has_journal, journal_of, open_journal
-from pts_core.plugins import Registry, discover
+from pts_core.plugins import Registry, discover, is_file_location
 from pts_core.records import Output
 from pts_core.scheduler import Prompting, Scheduler
 from pts_core.search import Strategy
@@ -72,12 +73,12 @@ def run(
     config: Annotated[str | None, Parameter(group=PROBLEMS)] = None,
     query_key: Annotated[str | None, Parameter(group=PROBLEMS)] = None,
     answer_key: Annotated[str | None, Parameter(group=PROBLEMS)] = None,
-    oracle: Annotated[str, Parameter(name="--oracle", group=PROBLEMS)] = "auto",
+    oracle: Annotated[str | None, Parameter(name="--oracle", group=PROBLEMS)] = None,
     oracle_options: Annotated[Options, Parameter(name="--oracle", group=PROBLEMS)] = None,
     max_problems: Annotated[int | None, Parameter(group=PROBLEMS, validator=Number(gte=1))] = None,
     shuffle: Annotated[bool, Parameter(group=PROBLEMS, negative=())] = False,
     traces_path: Annotated[Path | None, Parameter(group=PROBLEMS)] = None,
-    search: Annotated[str, Parameter(name="--search", group=SEARCH)] = "branching",
+    search: Annotated[str | None, Parameter(name="--search", group=SEARCH)] = None,
     search_options: Annotated[Options, Parameter(name="--search", group=SEARCH)] = None,
     prob_threshold: Annotated[float | None, Parameter(group=SEARCH)] = None,
     num_samples: Annotated[int | None, Parameter(group=SEARCH)] = None,
@@ -140,8 +141,8 @@ def run(
     answer_key
         Column of the answer; detected if not given.
     oracle
-        What judges: a plugin's name or path/to/file.py:function; auto picks what fits each
-        problem and says so; --oracle.NAME sets an option.
+        What judges: a plugin's name or path/to/file.py:function [auto, which picks what fits each
+        problem and says so]; --oracle.NAME sets an option.
     max_problems
         Take only the first so many problems, and download no more of a Hub dataset.
     shuffle
@@ -149,7 +150,7 @@ def run(
     traces_path
         Search the completions in this JSON-lines file instead of sampled ones.
     search
-        The search strategy; --search.NAME sets an option of it.
+        The search strategy [branching]; --search.NAME sets an option of it.
     prob_threshold
         A token is pivotal if it moves success probability by this much [0.2].
     num_samples
@@ -184,7 +185,9 @@ def run(
     given = dict(locals())
     if from_journal is not None:
         return search_again(from_journal, given)
+    search, oracle = search or "branching", oracle or "auto"
     options = {name: value for name, value in given.items() if name not in FREE}
+    options |= {"search": search, "oracle": oracle, **_contents(oracle, traces_path)}
     if model is None:
         raise UsageError("--model is needed: a Hub id, a folder, or demo")
     started = time.perf_counter()
@@ -258,6 +261,17 @@ def run(
     if not scheduler.statistics.problems_seen:
         raise PtsError(f"dataset {dataset} has no problems")
     return code
+
+
+def _contents(oracle: str, traces_path: Path | None) -> dict[str, str]:
+    """What the files that give a run its meaning hold, as hashes."""
+    code = Path(oracle.rpartition(":")[0]) if is_file_location(oracle) else None
+    files = {"oracle_content": code, "traces_path_content": traces_path}
+    return {
+        name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        for name, path in files.items()
+        if path is not None and path.is_file()
+    }
 
 
 def _check_context(backend: Backend, sampling: Sampling) -> None:

@@ -18,7 +18,8 @@ from pts_core.cli import INTERRUPTED
 from pts_core.cli.progress import Display, print_lacking, print_strongest, print_summary
 from pts_core.errors import ProblemError, PtsError, UsageError
 from pts_core.records import Output, Record, make_record
-from pts_core.scheduler import Event, Found, Scheduler, Statistics
+from pts_core.scheduler import Event, Found, Scheduler
+from pts_core.statistics import Statistics
 from pts_core.types import Problem
 
 FAILURES_SHOWN = 5
@@ -139,17 +140,22 @@ class Session:
 
 
 def conduct(
-    session: Session, problems: Iterable[Problem], summary_path: Path | None, started: float
+    session: Session,
+    problems: Iterable[Problem],
+    summary_path: Path | None,
+    started: float,
+    again: str = "",
 ) -> int:
-    """Searches, and says how it went; the exit code. `started` is of time.perf_counter."""
+    """Searches, and says how it went; the exit code. `started` is of time.perf_counter, `again`
+    what to add to the command to run it again."""
     display, counts, output = session.display, session.scheduler.statistics, session.output
     try:
         with display.running():
             session.search(problems)
     except KeyboardInterrupt:
         display.warn(
-            f"interrupted: {len(session.records)} pivotal tokens are in {output.path}; the same "
-            "command goes on from here"
+            f"interrupted: {output.size} pivotal tokens are in {output.path}; the same "
+            f"command goes on from here{again}"
         )
         return INTERRUPTED
     finally:

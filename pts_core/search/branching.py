@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pts_core.discoveries import CANDIDATE
-from pts_core.errors import ProblemError, UsageError
+from pts_core.errors import UsageError
 from pts_core.estimates import (
     Estimate,
     alternatives_among,
@@ -163,8 +163,6 @@ def _search_trace(
     if not trace.ids:
         return Outcome(0.0, traces=1)
     scores = yield from score(trace.ids)
-    if not ((scores.probs >= 0) & (scores.probs <= 1 + 1e-6)).all():  # NaN fails both
-        raise ProblemError("the backend gave token probabilities that are not between 0 and 1")
     chain = Chain(np.minimum(scores.probs, 1.0), trace.correct, limits.threshold)
     branches: dict[int, list[Rollout]] = {int(chain.starts[m]): [] for m in chain.candidates}
     [riders] = yield from draw([Draw(trace.ids, 0, RIDERS)], fewer=True)
@@ -424,7 +422,7 @@ def _following(
     followed, mean, variance = 0, 0.0, 0.0
     for rider in riders:
         left = left_at(rider.ids, ids)
-        passed = scores.probs[: len(ids) if left is None else left + 1]
+        passed = scores.probs[: len(rider.ids) if left is None else left + 1]
         followed += len(passed) - (left is not None)
         mean += float(passed.sum())
         variance += float((passed * (1 - passed)).sum())

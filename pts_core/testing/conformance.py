@@ -25,8 +25,10 @@ from pts_core.interfaces import (
     Dataset,
     EarlyDecider,
     Exporter,
+    Listenable,
     Oracle,
     ReferenceChecker,
+    Steerable,
 )
 from pts_core.records import make_record
 from pts_core.scheduler import Ended, Event, Found, Scheduler
@@ -131,6 +133,8 @@ def check_backend(backend: Backend, query: str = "What is 2 + 3?", *, rollouts: 
     _check_restrictions(backend, prompt, trace, sampling)
     for start in (0, len(trace) // 2):
         _check_frequencies(backend, prompt, trace, start, rollouts)
+    if isinstance(backend, Steerable) and isinstance(backend, Listenable):
+        _check_steering(backend, prompt, trace)
 
 
 def check_search(strategy: Strategy) -> None:
@@ -222,6 +226,21 @@ def sample_records(decode: Callable[[TokenIds], str] = _spelled) -> list[dict[st
     ]
     records: list[dict[str, Any]] = json.loads(json.dumps(made))
     return records
+
+
+def _check_steering(backend: Any, prompt: TokenIds, trace: TokenIds) -> None:
+    plain = backend.block_outputs(prompt, trace[:2])
+    assert plain.ndim == 3, "block_outputs has not the shape (tokens, blocks, width)"
+    assert len(plain) == 2, f"block_outputs of 2 tokens are of {len(plain)}"
+    vector = np.linspace(-1, 1, plain.shape[2], dtype=np.float32)
+    for layer in range(plain.shape[1]):
+        with backend.steered({layer: vector}):
+            steered = backend.block_outputs(prompt, trace[:2])
+        assert (steered[:, :layer] == plain[:, :layer]).all(), f"layer {layer} changes earlier ones"
+        added = steered[:, layer] - plain[:, layer]
+        near = 0.02 * (1 + np.abs(plain[:, layer]))  # bfloat16 has 8 bits
+        assert (np.abs(added - vector) < near).all(), f"layer {layer} adds something else"
+    assert (backend.block_outputs(prompt, trace[:2]) == plain).all(), "steering leaves traces"
 
 
 def _requests(

@@ -70,7 +70,7 @@ def by_engine(backend: Any, work: Workload, batch: int) -> Outcome:
     counts: list[int] = []
     backend.engine.max_batch = batch
     hook = count_positions(backend.engine.model, counts)
-    backend.engine.forget()
+    backend.engine.traces.forget()
     tokens = sum(len(ids) for ids in drawn(backend, work.requests))
     hook.remove()
     return tokens, sum(counts)
