@@ -4,9 +4,10 @@
 
 For each seed: problems are drawn and searched, the pairs exported, the model trained on them with
 TRL, and its success rate measured on problems that were drawn apart. Against it, with as many
-pairs and training steps: (a) whole right and wrong answers to the same problems, and (b) a random
-token of such an answer against another token drawn there. Every method may choose its beta on
-validation problems of their own. Then the steering vector of the same tokens is measured.
+pairs and as many tokens through the model in training: (a) whole right and wrong answers to the
+same problems, and (b) a random token of such an answer against another token drawn there. Every
+method may choose its beta on validation problems of their own. Then the steering vector of the
+same tokens is measured.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ from train import QUESTIONS, draw_chain, solve
 REGISTRY = discover()
 MODEL = REGISTRY.find("model", "demo").factory()
 ORACLE = REGISTRY.find("oracle", "math").factory()
-VALIDATION, HELD_OUT, ROLLOUTS = 60, 200, 10
+VALIDATION, HELD_OUT, ROLLOUTS = 60, 200, 30
 BETAS = (0.5, 5.0)
-STEPS, BATCH, LEARNING_RATE = 80, 64, 1e-4
+STEPS, BATCH, LEARNING_RATE = 80, 64, 1e-4  # the steps are those of whole answers
 COMPLETIONS = 24
+COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 Pairs = list[dict[str, list[int]]]
 
@@ -150,19 +152,26 @@ def random_tokens(
     return pairs
 
 
-def train(pairs: Pairs, beta: float, seed: int, folder: Path) -> str:
+def size(pairs: Pairs) -> float:
+    """Tokens of a pair, both sides with their prompt, on average."""
+    times = (2, 1, 1)  # of each column: the prompt stands before either side
+    return float(
+        np.mean([sum(n * len(p[c]) for n, c in zip(times, COLUMNS, strict=True)) for p in pairs])
+    )
+
+
+def train(pairs: Pairs, beta: float, steps: int, seed: int, folder: Path) -> str:
     """The folder of the demo model trained on pairs of token ids."""
-    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
     trainer = TokenDPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
         args=DPOConfig(
             str(folder / "training"),
             **{"max_length": None, "beta": beta, "learning_rate": LEARNING_RATE},
-            **{"max_steps": STEPS, "per_device_train_batch_size": BATCH, "seed": seed},
+            **{"max_steps": steps, "per_device_train_batch_size": BATCH, "seed": seed},
             **{"save_strategy": "no", "logging_strategy": "no", "report_to": []},
             **{"use_cpu": True, "disable_tqdm": True, "activation_checkpointing": False},
         ),
-        train_dataset=Dataset.from_list([{name: pair[name] for name in columns} for pair in pairs]),
+        train_dataset=Dataset.from_list([{name: pair[name] for name in COLUMNS} for pair in pairs]),
         processing_class=AutoTokenizer.from_pretrained(MODEL),
     )
     trainer.train()
@@ -193,11 +202,13 @@ def one_seed(seed: int, count: int, folder: Path) -> tuple[dict[str, Estimate], 
     }
     rates = {"before": rate(MODEL, held_out, seed)}
     for name, rows in methods.items():
-        trained = {beta: train(rows, beta, seed, folder) for beta in BETAS}
+        steps = round(STEPS * size(methods["(a) whole answers"]) / size(rows))
+        trained = {beta: train(rows, beta, steps, seed, folder) for beta in BETAS}
         tried = {beta: rate(m, validation, seed).prob for beta, m in trained.items()}
         best = max(BETAS, key=lambda beta: tried[beta])
         rates[name] = rate(trained[best], held_out, seed)
-        print(f"seed {seed}: {name}, validation {tried}: {rates[name].prob:.3f}", flush=True)
+        how = f"{steps} steps of {size(rows):.0f} tokens a pair, validation {tried}"
+        print(f"seed {seed}: {name}, {how}: {rates[name].prob:.3f}", flush=True)
     pts(
         *("export", "--format", "steering", "--model", "demo", "--overwrite"),
         *("--input-path", folder / "tokens.jsonl", "--output-path", folder / "v.safetensors"),
