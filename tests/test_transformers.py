@@ -21,6 +21,7 @@ import torch
 import transformers
 from pts_transformers import load, loading
 from pts_transformers.backend import TransformersBackend
+from pts_transformers.columns import Columns
 from pts_transformers.memory import OutOfMemory
 from pts_transformers.policy import RowError, draw, policy
 from safetensors.torch import load_file, save_file
@@ -487,6 +488,30 @@ def test_memory_bounds_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     positions = count_forwards(backend, monkeypatch)
     assert generate(backend, requests, sampling) == expected
     assert max(positions) == 8  # a fifth is for traces
+
+
+def test_keys_and_values_stay_within_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, peak, move = 400_000, [0], Columns._move
+    device = loading.find_device("auto")
+    backend = TransformersBackend(
+        make_model().to(device), make_tokenizer(), model_id="tiny", max_batch=64, memory=budget
+    )
+
+    def moved(columns: Columns, *arguments: Any) -> None:
+        move(columns, *arguments)
+        known = [pair for each in backend.engine.traces._known.values() for pair in each.layers]
+        running = [(layer.keys, layer.values) for layer in columns.layers]
+        held = sum(x.nbytes for pair in known + running for x in pair)
+        peak[0] = max(peak[0], held)
+
+    monkeypatch.setattr(Columns, "_move", moved)
+    rng = random.Random(1)
+    requests = [
+        Request((1, i % 9), tuple(rng.randrange(60) for _ in range(i % 13)), i % 13, i)
+        for i in range(200)
+    ]
+    assert len(generate(backend, requests, Sampling(horizon=30))) == 200
+    assert 0.6 * budget < peak[0] <= 1.1 * budget
 
 
 def test_running_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

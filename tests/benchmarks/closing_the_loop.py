@@ -47,7 +47,7 @@ from train import QUESTIONS, draw_chain, solve
 REGISTRY = discover()
 MODEL = REGISTRY.find("model", "demo").factory()
 ORACLE = REGISTRY.find("oracle", "math").factory()
-VALIDATION, HELD_OUT, ROLLOUTS = 60, 200, 30
+VALIDATION, HELD_OUT, ROLLOUTS, STEERED_ROLLOUTS = 60, 200, 30, 10
 BETAS = (0.5, 5.0)
 STEPS, BATCH, LEARNING_RATE = 80, 64, 1e-4  # the steps are those of whole answers
 COMPLETIONS = 24
@@ -218,7 +218,7 @@ def one_seed(seed: int, count: int, folder: Path) -> tuple[dict[str, Estimate], 
         ORACLE,
         held_out,
         read_vectors(folder / "v.safetensors").vectors,
-        **{"strengths": (0.5, 1.0, 2.0, 4.0), "random": 3, "rollouts": ROLLOUTS},
+        **{"strengths": (0.5, 1.0, 2.0, 4.0), "random": 3, "rollouts": STEERED_ROLLOUTS},
         **{"sampling": Sampling(seed=seed), "prompting": Prompting()},
     )
     return rates, list(arms)
