@@ -78,6 +78,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen3-next": lambda: transformers.Qwen3NextConfig(
         **LLAMA_LIKE, **HYBRID, layer_types=["linear_attention", "full_attention"]
     ),
+    "qwen3.5": lambda: transformers.Qwen3_5TextConfig(
+        **LLAMA_LIKE, **HYBRID, layer_types=["linear_attention", "full_attention"]
+    ),
 }
 POLICIES = {
     "whole": Sampling(temperature=0.9, horizon=14, seed=11),
