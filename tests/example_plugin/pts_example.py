@@ -1,6 +1,6 @@
 """An example of a pts plugin. Copy it, keep the kinds that you need, and rename the rest.
 
-A factory's keyword parameters are its options: `--oracle parity --oracle.strict`. Anything heavy
+A factory's keyword parameters are its options: `--oracle parity --oracle.heads H`. Anything heavy
 is imported inside a factory, since every command loads every plugin.
 """
 
