@@ -9,10 +9,12 @@ import torch
 from conftest import Pts
 from datasets import load_dataset
 from exported import LOWERS, NOT_APART, RAISES, alternative, record
+from pts_dpo.texts import Texts
 from pts_dpo.trl import TokenDPOTrainer
 from test_cli import one_line, read, write
 from test_export import OLD_FIELDS
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from pts_core.errors import PtsError
@@ -140,6 +142,21 @@ def test_a_begin_token_that_the_tokenizer_adds_is_not_in_the_text(tmp_path: Path
     assert row["prompt"].startswith("<|user|>")
     assert row["text_exact"] is True
     assert AutoTokenizer.from_pretrained(folder)(row["prompt"]).input_ids == row["prompt_ids"]
+
+
+def test_a_token_keeps_the_space_that_its_decoder_strips_from_a_beginning():
+    """As the tokenizers of Llama 2 and Mistral 7B do."""
+    core = Tokenizer(models.WordLevel({"▁the": 0, "▁cat": 1, "▁dog": 2, "?": 3}, unk_token="?"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    texts = Texts(PreTrainedTokenizerFast(tokenizer_object=core), "words")
+    assert texts.decode([1]) == "cat"
+    pair = {"prompt_ids": [0], "chosen_ids": [1], "rejected_ids": [2], "chosen": "", "rejected": ""}
+    texts.make_plain(pair)
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == ("the", " cat", " dog")
+    assert pair["text_exact"]
 
 
 def test_conversational_pairs_are_messages_that_differ_in_the_token(tmp_path: Path):

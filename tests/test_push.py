@@ -91,6 +91,15 @@ def test_a_branch_is_made_and_pushed_to_again(push, tmp_path: Path):
     assert "revision='v2'" in (push.created / "datasets/me/tokens/README.md").read_text()
 
 
+def test_the_card_of_other_files_is_not_replaced(push, tmp_path: Path):
+    write(tmp_path / "tokens.jsonl", RECORDS)
+    write(tmp_path / "more.jsonl", RECORDS)
+    assert push("--input-path", "tokens.jsonl", "--hf-repo", "me/tokens").returncode == 0
+    line = one_line(push("--input-path", "more.jsonl", "--hf-repo", "me/tokens"), 1)
+    assert "me/tokens holds tokens.jsonl, and its card would be replaced" in line
+    assert len(commits(push)) == 1
+
+
 def test_a_dry_run_prints_the_card_and_needs_no_token(push, tmp_path: Path):
     write(tmp_path / "tokens.jsonl", RECORDS)
     done = push(
