@@ -76,10 +76,15 @@ def _with_options(query: str, options: Sequence[str]) -> str:
     return "\n".join([query, "", *lettered])
 
 
+def _option_value(row: Mapping[str, Any]) -> Any:
+    """What the column of the options holds; None where there is no such column."""
+    columns = find_columns(list(row), OPTIONS)
+    return row[columns[0]] if columns else None
+
+
 def _with_text(query: str, row: Mapping[str, Any]) -> str:
     """The question with its options, where these are one text."""
-    columns = find_columns(list(row), OPTIONS)
-    text = row[columns[0]] if columns else None
+    text = _option_value(row)
     return f"{query}\n\n{text.strip()}" if isinstance(text, str) and text.strip() else query
 
 
@@ -89,8 +94,7 @@ def _options(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     Four forms are in use: a list of texts, the same with letters ("A)21"), an object with the
     lists `text` and `label`, and one with a text for each label.
     """
-    columns = find_columns(list(row), OPTIONS)
-    value = row[columns[0]] if columns else None
+    value = _option_value(row)
     labels: list[str] = []
     if isinstance(value, Mapping):
         if "text" in value:

@@ -79,8 +79,9 @@ def draw(probs: Tensor, uniforms: Tensor, excluded: Tensor) -> Tensor:
         probs = pad(probs, (0, _BLOCK - odd))
     blocks = probs.reshape(len(probs), -1, _BLOCK)
     sums = blocks.sum(dim=2).double()
-    _refuse(sums.sum(dim=1) <= 0, "the excluded token {} has all the probability", excluded)
-    block, rest = _invert(sums, uniforms * sums.sum(dim=1))
+    total = sums.sum(dim=1)
+    _refuse(total <= 0, "the excluded token {} has all the probability", excluded)
+    block, rest = _invert(sums, uniforms * total)
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block].double()
     token, _ = _invert(inside, rest)
     return block * _BLOCK + token

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,12 +31,8 @@ def add_to_blocks(model: Any, vectors: Mapping[int, npt.NDArray[np.float32]]) ->
                 f"the vector of layer {layer} has {vector.size} numbers and the model is {width} "
                 "wide: is it of another model?"
             )
-    hooks = [blocks[n].register_forward_hook(_adding(v, model)) for n, v in vectors.items()]
-    try:
+    with _hooked((blocks[n], _adding(v, model)) for n, v in vectors.items()):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def block_outputs(model: Any, prefix: TokenIds, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -50,16 +46,22 @@ def block_outputs(model: Any, prefix: TokenIds, tokens: Sequence[int]) -> npt.ND
         hidden = output[0] if isinstance(output, tuple) else output
         heard.append(hidden[:, -1].float().cpu())
 
-    hooks = [block.register_forward_hook(listen) for block in _blocks(model)]
     ids = torch.tensor([[*prefix, token] for token in tokens], device=model.device)
-    try:
-        with torch.inference_mode():
-            model(input_ids=ids, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _hooked((block, listen) for block in _blocks(model)), torch.inference_mode():
+        model(input_ids=ids, use_cache=False)
     outputs: npt.NDArray[np.float32] = torch.stack(heard, dim=1).numpy()
     return outputs
+
+
+@contextmanager
+def _hooked(hooks: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
+    """Each hook is on the output of its module, inside."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _adding(vector: npt.NDArray[np.float32], model: Any) -> Any:

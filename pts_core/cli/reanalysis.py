@@ -10,7 +10,7 @@ from typing import Any
 
 from pts_core.cli.options import build
 from pts_core.cli.progress import Display
-from pts_core.cli.resolve import CHAT, build_oracle, explained, model_source
+from pts_core.cli.resolve import CHAT, SEARCH_FLAGS, build_oracle, explained, model_source
 from pts_core.cli.session import Session, check_summary_path, conduct, interruptible
 from pts_core.errors import UsageError
 from pts_core.interfaces import Backend
@@ -21,15 +21,6 @@ from pts_core.scheduler import Prompting, Scheduler
 from pts_core.search import Strategy
 from pts_core.types import Sampling
 
-SEARCH = (
-    "prob_threshold",
-    "num_samples",
-    "min_prob",
-    "max_prob",
-    "traces_per_problem",
-    "confidence",
-    "max_rollouts",
-)
 OTHERS = {"oracle", "oracle_options", "search", "search_options", "fdr", "max_pairs"}
 FILES = {"from_journal", "output_path", "overwrite", "summary_path", "quiet"}
 
@@ -47,11 +38,11 @@ def search_again(folder: Path, given: Mapping[str, Any]) -> int:
     registry = discover()
     # Another strategy has other options: those of the journal's are not meant for it.
     asked = given if given["search"] else {n: _either(given, kept, n) for n in given}
-    name = asked["search"]
+    search = asked["search"]
     strategy: Strategy = build(
-        registry.find("search", name),
+        registry.find("search", search),
         asked["search_options"],
-        shorthands={option: asked[option] for option in SEARCH},
+        shorthands={name: asked[name] for name in SEARCH_FLAGS},
     )
     judge_again = given["oracle"] is not None or given["oracle_options"] is not None
     judging = given if judge_again else kept
@@ -88,7 +79,7 @@ def search_again(folder: Path, given: Mapping[str, Any]) -> int:
                 "may judge answers that are not whole"
             )
         model_id = kept["model"] if kept["model"] in registry.names("model") else backend.model_id
-        session = Session(scheduler, display, output, model_id, name, given["max_pairs"])
+        session = Session(scheduler, display, output, model_id, search, given["max_pairs"])
         judged = explained(problems, oracle, judge, display.say)
         return conduct(session, judged, given["summary_path"], started, " with --overwrite")
 
@@ -110,7 +101,7 @@ def _without_weights(registry: Registry, kept: Mapping[str, Any]) -> Backend:
 
 def _refuse_fixed(folder: Path, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
-        if name not in {*SEARCH, *OTHERS, *FILES} and value != _default(name):
+        if name not in {*SEARCH_FLAGS, *OTHERS, *FILES} and value != _default(name):
             flag = name.removesuffix("_options").replace("_", "-")
             raise UsageError(
                 f"--{flag} does not go with --from-journal: the rollouts in {folder} are drawn"

@@ -19,6 +19,11 @@ FILE_SUFFIXES = {".jsonl", ".json", ".csv", ".parquet"}
 Options = dict[str, str] | None
 # What --chat means to Prompting.
 CHAT = {"auto": None, "on": True, "off": False}
+# Flags of `pts run` that stand for the search strategy's option of that name.
+SEARCH_FLAGS = (
+    *("prob_threshold", "num_samples", "min_prob", "max_prob", "traces_per_problem"),
+    *("confidence", "max_rollouts"),
+)
 
 
 def build_oracle(registry: Registry, name: str, options: Options) -> Oracle:

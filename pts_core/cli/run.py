@@ -21,6 +21,7 @@ from pts_core.cli.progress import Display
 from pts_core.cli.reanalysis import search_again
 from pts_core.cli.resolve import (
     CHAT,
+    SEARCH_FLAGS,
     Options,
     build_dataset,
     build_oracle,
@@ -199,15 +200,7 @@ def run(
     strategy: Strategy = build(
         registry.find("search", search),
         search_options,
-        shorthands={
-            "prob_threshold": prob_threshold,
-            "num_samples": num_samples,
-            "min_prob": min_prob,
-            "max_prob": max_prob,
-            "traces_per_problem": traces_per_problem,
-            "confidence": confidence,
-            "max_rollouts": max_rollouts,
-        },
+        shorthands={name: given[name] for name in SEARCH_FLAGS},
     )
     if "{query}" not in prompt_template:
         raise UsageError("--prompt-template must contain {query}")
