@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pts_core.errors import ProblemError, PtsError
-from pts_core.estimates import Estimate, wilson_interval
+from pts_core.estimates import Estimate, alternative
 from pts_core.interfaces import Backend, Oracle
 from pts_core.pairs import check_tokens, measured_pair
-from pts_core.records import Record
+from pts_core.records import Record, alternative_row
 from pts_core.types import Completion, Problem, Request, Sampling, TokenIds
 from pts_core.verdicts import judge
 
@@ -170,13 +170,7 @@ def _with_sides(
             continue
         if old := known.get(side.token_id):
             fresh += Estimate(round(old["prob"] * old["rollouts"]), old["rollouts"])
-        known[side.token_id] = {
-            "token": backend.decode((side.token_id,)),
-            "token_id": side.token_id,
-            "token_prob": side.token_prob,
-            "prob": fresh.prob,
-            "rollouts": fresh.rollouts,
-            "interval": list(wilson_interval(fresh.successes, fresh.rollouts, confidence)),
-        }
+        measured = alternative(side.token_id, fresh, side.token_prob, confidence)
+        known[side.token_id] = alternative_row(measured, backend.decode)
     result["alternatives"] = sorted(known.values(), key=lambda a: -(a["token_prob"] or 0.0))
     return result

@@ -64,21 +64,6 @@ def wilson_interval(successes: int, rollouts: int, confidence: float) -> Interva
     return (low, high)
 
 
-def difference_interval(before: Estimate, after: Estimate, confidence: float) -> Interval:
-    """Interval of after − before for independent samples.
-
-    The hybrid score method (Newcombe 1998, Statistics in Medicine 17:873, method 10). It holds
-    for one pair chosen beforehand, not for the largest of many.
-    """
-    low_b, high_b = before.interval(confidence)
-    low_a, high_a = after.interval(confidence)
-    delta = after.prob - before.prob
-    return (
-        max(-1.0, delta - math.hypot(after.prob - low_a, high_b - before.prob)),
-        min(1.0, delta + math.hypot(high_a - after.prob, before.prob - low_b)),
-    )
-
-
 def alternatives_among(
     rollouts: Iterable[Rollout],
     token_id: int,
@@ -96,15 +81,16 @@ def alternatives_among(
         if rollout.ids and rollout.ids[0] != token_id:
             taken.setdefault(rollout.ids[0], []).append(rollout)
     found = [
-        _alternative(other, estimate(group), scores.prob_of(position, other), confidence)
+        alternative(other, estimate(group), scores.prob_of(position, other), confidence)
         for other, group in taken.items()
     ]
     return tuple(sorted(found, key=lambda a: (-(a.token_prob or 0.0), a.token_id)))
 
 
-def _alternative(
+def alternative(
     token_id: int, value: Estimate, token_prob: float | None, confidence: float
 ) -> Alternative:
+    """A token with the success probability that was estimated of it."""
     return Alternative(token_id, token_prob, value.prob, value.rollouts, value.interval(confidence))
 
 
@@ -122,7 +108,10 @@ def difference_score(after: Estimate, before: Estimate, difference: float) -> fl
 
 
 def score_interval(after: Estimate, before: Estimate, confidence: float) -> Interval:
-    """The differences that the score test does not reject: an interval for after − before."""
+    """The differences that the score test does not reject: an interval for after − before.
+
+    It holds for one pair of independent samples chosen beforehand, not for the largest of many.
+    """
     z = _normal_quantile(confidence)
     observed = after.prob - before.prob
 

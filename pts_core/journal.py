@@ -329,8 +329,7 @@ def _token(entry: dict[str, Any], traces: list[TokenIds]) -> PivotalToken:
 
 
 def _problem(head: dict[str, Any]) -> Problem:
-    names = ("id", "query", "answer", "dataset_id", "task_type", "metadata")
-    return Problem(**{name: head[name] for name in names})
+    return Problem(**{name: head[name] for name in Problem.__slots__})
 
 
 def _first_line(path: Path) -> dict[str, Any] | None:

@@ -103,7 +103,8 @@ def discover(installed: Iterable[EntryPoint] | None = None) -> Registry:
     plugins: list[Plugin] = []
     offers: list[Offer] = []
     for entry in sorted(found, key=lambda e: (e.name, e.value)):
-        owner = (entry.name, entry.dist.name if entry.dist else "", _version(entry))
+        dist = entry.dist
+        owner = (entry.name, dist.name if dist else "", dist.version if dist else "")
         if entry.name in blocked:
             plugins.append(Plugin(*owner, "blocked", "named in PTS_DISABLE_PLUGINS"))
             continue
@@ -210,7 +211,3 @@ def _describe_unknown(what: str, name: str, known: list[str], where: str = "") -
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(sorted(known)) or "none"
     return f"there is no {what} {name!r}{where}.{hint} Known: {listed}"
-
-
-def _version(entry: EntryPoint) -> str:
-    return entry.dist.version if entry.dist else ""

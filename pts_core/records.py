@@ -10,13 +10,14 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pts_core
 from pts_core.errors import PtsError, UsageError
-from pts_core.types import PivotalToken, Problem, Sampling, TokenIds
+from pts_core.types import Alternative, PivotalToken, Problem, Sampling, TokenIds
 
 SCHEMA_VERSION = 1
 
@@ -56,21 +57,16 @@ def make_record(
         "token_prob": token.token_prob,
         "interval": list(token.interval),
         "rollouts": list(token.rollouts),
-        "alternatives": [
-            {
-                "token": decode((a.token_id,)),
-                "token_id": a.token_id,
-                "token_prob": a.token_prob,
-                "prob": a.prob,
-                "rollouts": a.rollouts,
-                "interval": list(a.interval),
-            }
-            for a in token.alternatives
-        ],
-        "sampling": sampling.as_dict(),
+        "alternatives": [alternative_row(a, decode) for a in token.alternatives],
+        "sampling": asdict(sampling),
         "pts_version": pts_core.__version__,
         "schema_version": SCHEMA_VERSION,
     }
+
+
+def alternative_row(alternative: Alternative, decode: Callable[[TokenIds], str]) -> Record:
+    """One of the `alternatives` of a record."""
+    return {"token": decode((alternative.token_id,)), **asdict(alternative)}
 
 
 # What every pivotal-token data set of this kind has; the rest of a record is checked if there.

@@ -94,6 +94,7 @@ class _Slot:
     place: int
 
 
+@dataclass(eq=False)
 class Scheduler:
     """Runs a strategy over problems; `statistics` is up to date at every moment.
 
@@ -104,28 +105,19 @@ class Scheduler:
     isn't there, it doesn't get.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        oracle: Oracle,
-        strategy: Strategy,
-        sampling: Sampling,
-        prompting: Prompting | None = None,
-        given: Mapping[str, Sequence[TokenIds]] | None = None,
-        fdr: float = 0.1,
-        journal: Journal | None = None,
-        judge_again: bool = False,
-    ) -> None:
-        self.backend = backend
-        self.oracle = oracle
-        self.strategy = strategy
-        self.sampling = sampling
-        self.prompting = prompting or Prompting()
-        self.given = given
-        self.journal = journal
-        self.judge_again = judge_again
-        self.statistics = Statistics()
-        self._discoveries = FalseDiscoveryControl(fdr)
+    backend: Backend
+    oracle: Oracle
+    strategy: Strategy
+    sampling: Sampling
+    prompting: Prompting = Prompting()
+    given: Mapping[str, Sequence[TokenIds]] | None = None
+    fdr: float = 0.1
+    journal: Journal | None = None
+    judge_again: bool = False
+    statistics: Statistics = field(default_factory=Statistics, init=False)
+
+    def __post_init__(self) -> None:
+        self._discoveries = FalseDiscoveryControl(self.fdr)
         self._problems: Iterator[Problem] = iter(())
         self._open: deque[_OpenSearch] = deque()
         self._waiting: deque[Request] = deque()

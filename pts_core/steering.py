@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from pts_core.errors import ProblemError, PtsError, UsageError
+from pts_core.errors import ProblemError, PtsError
 from pts_core.estimates import Estimate
 from pts_core.interfaces import Backend, Oracle, Steerable
 from pts_core.scheduler import Ended, Prompting, Scheduler
@@ -22,63 +20,12 @@ Vectors = dict[int, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class SteeringFile:
-    """Vectors by layer, and what the file says about them."""
-
-    vectors: Vectors
-    metadata: Mapping[str, str]
-
-    @property
-    def sampling(self) -> Sampling:
-        """The policy that the vectors were made under; the defaults where it is not said."""
-        policy = json.loads(self.metadata.get("policy", "null"))
-        return Sampling(**policy) if policy else Sampling()
-
-    @property
-    def problems(self) -> set[tuple[str, str]]:
-        """(dataset_id, id) of the problems that the vectors were made from."""
-        return {(d, i) for d, i in json.loads(self.metadata.get("problems", "[]"))}
-
-
-@dataclass(frozen=True, slots=True)
 class Arm:
     """One way of steering and its success rate over all rollouts of all problems."""
 
     name: str
     strength: float
     success: Estimate
-
-
-def read_vectors(path: Path) -> SteeringFile:
-    """The tensors `layer.N` of a safetensors file that `pts export --format steering` wrote.
-
-    Raises UsageError where the file can't be opened, PtsError where it is something else.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        size = int.from_bytes(data[:8], "little")
-        header: dict[str, Any] = json.loads(data[8 : 8 + size])
-        metadata = header.pop("__metadata__", {})
-        body = data[8 + size :]
-        vectors = {
-            int(name.removeprefix("layer.")): np.frombuffer(
-                body[slice(*entry["data_offsets"])], dtype={"F32": "<f4"}[entry["dtype"]]
-            )
-            for name, entry in header.items()
-        }
-        found = SteeringFile(vectors, metadata)
-        _ = found.sampling, found.problems
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PtsError(
-            f"{path} holds no steering vectors: give the .safetensors of "
-            "'pts export --format steering'"
-        ) from error
-    if not vectors:
-        raise PtsError(f"{path} holds no steering vectors")
-    return found
 
 
 def random_vectors(vectors: Vectors, seed: int) -> Vectors:
@@ -108,16 +55,19 @@ def compare(
     All arms use the same random numbers, so that differences between them are due to the vectors.
     """
 
+    rate = partial(
+        success,
+        backend,
+        oracle,
+        problems,
+        rollouts=rollouts,
+        sampling=sampling,
+        prompting=prompting,
+    )
+
     def measured(steering: Vectors) -> Estimate:
         with backend.steered(steering):
-            return success(
-                backend,
-                oracle,
-                problems,
-                rollouts=rollouts,
-                sampling=sampling,
-                prompting=prompting,
-            )
+            return rate()
 
     yield Arm("none", 0.0, measured({}))
     for strength in strengths:
@@ -153,7 +103,8 @@ def success(
         return Outcome(sum(rollout.correct for rollout in drawn) / rollouts)
 
     rates = []
-    for event in Scheduler(backend, oracle, probe, sampling, prompting).run(problems):
+    scheduler = Scheduler(backend, oracle, probe, sampling, prompting or Prompting())
+    for event in scheduler.run(problems):
         assert isinstance(event, Ended)
         if isinstance(event.outcome, ProblemError):
             raise PtsError(f"problem {event.problem.id} can't be measured: {event.outcome}")

@@ -10,7 +10,6 @@ from pts_core.discoveries import FalseDiscoveryControl
 from pts_core.estimates import (
     Estimate,
     binomial_tail,
-    difference_interval,
     difference_score,
     score_interval,
     wilson_interval,
@@ -18,18 +17,17 @@ from pts_core.estimates import (
 
 
 @pytest.mark.parametrize(
-    ("after", "before", "newcombe", "miettinen"),
+    ("after", "before", "published"),
     [
-        # Newcombe 1998, Statistics in Medicine 17:873, table II, columns 10 and 5.
-        ((56, 70), (48, 80), (0.0524, 0.3339), (0.0528, 0.3382)),
-        ((9, 10), (3, 10), (0.1705, 0.8090), (0.1700, 0.8406)),
-        ((5, 56), (0, 29), (-0.0381, 0.1926), (-0.0326, 0.1933)),
+        # Newcombe 1998, Statistics in Medicine 17:873, table II, column 5.
+        ((56, 70), (48, 80), (0.0528, 0.3382)),
+        ((9, 10), (3, 10), (0.1700, 0.8406)),
+        ((5, 56), (0, 29), (-0.0326, 0.1933)),
     ],
 )
-def test_intervals_of_a_difference_are_the_published_ones(after, before, newcombe, miettinen):
+def test_intervals_of_a_difference_are_the_published_ones(after, before, published):
     a, b = Estimate(*after), Estimate(*before)
-    assert difference_interval(b, a, 0.95) == pytest.approx(newcombe, abs=6e-5)
-    assert score_interval(a, b, 0.95) == pytest.approx(miettinen, abs=6e-5)
+    assert score_interval(a, b, 0.95) == pytest.approx(published, abs=6e-5)
 
 
 def test_wilson_is_the_published_one():

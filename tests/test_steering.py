@@ -21,9 +21,10 @@ from test_cli import one_line, write
 from test_dpo import ANSWER, FIVE, MODEL, PLAIN, PROMPT, SIX, demo_record, ids
 from transformers import AutoModelForCausalLM
 
+from pts_core.cli.steer import read_vectors
 from pts_core.errors import PtsError, UsageError
 from pts_core.plugins import discover
-from pts_core.steering import random_vectors, read_vectors, success
+from pts_core.steering import random_vectors, success
 from pts_core.types import Sampling
 
 WAIT = demo_record([*ANSWER, SIX, *ids(",")], ids(" wait")[0], ids(" 6")[0], query="What is 2 + 3?")

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ class Session:
         return {
             "model": self.model_id,
             "search": self.search_name,
-            "policy": self.scheduler.sampling.as_dict(),
+            "policy": asdict(self.scheduler.sampling),
             "seed": self.scheduler.sampling.seed,
             "problems_seen": counts.problems_seen,
             "problems_skipped": dict(counts.problems_skipped),

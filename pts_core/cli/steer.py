@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +19,7 @@ from pts_core.errors import PtsError, UsageError
 from pts_core.interfaces import Backend, Steerable
 from pts_core.plugins import discover
 from pts_core.scheduler import Prompting
-from pts_core.steering import Arm, compare, read_vectors
+from pts_core.steering import Arm, Vectors, compare
 from pts_core.types import Sampling
 
 CONFIDENCE = 0.95
@@ -119,7 +121,6 @@ def steer(
     )
     if not isinstance(loaded, Steerable):
         raise UsageError(f"backend {backend!r} can't steer: use --backend transformers")
-    policy = {**steering.sampling.as_dict(), "seed": seed}
     prompting = Prompting(prompt_template, system_prompt, CHAT[chat])
     comparison = compare(
         loaded,
@@ -129,7 +130,7 @@ def steer(
         strengths=factors,
         random=random_vectors,
         rollouts=num_samples,
-        sampling=Sampling(**policy),
+        sampling=replace(steering.sampling, seed=seed),
         prompting=prompting,
     )
     arms = list(comparison)
@@ -137,6 +138,43 @@ def steer(
     print(f"layers {layers}; {len(problems)} problems that the vector was not made from")
     _print(arms)
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class SteeringFile:
+    """Vectors by layer, the policy that they were made under, and the (dataset_id, id) of the
+    problems that they were made from."""
+
+    vectors: Vectors
+    sampling: Sampling
+    problems: set[tuple[str, str]]
+
+
+def read_vectors(path: Path) -> SteeringFile:
+    """The tensors `layer.N` of a safetensors file that `pts export --format steering` wrote.
+
+    Raises UsageError where the file can't be opened, PtsError where it is something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = file.metadata() or {}
+            layers = {name: int(name.removeprefix("layer.")) for name in file.keys()}  # noqa: SIM118
+            vectors = {layer: file.get_tensor(name) for name, layer in layers.items()}
+        problems = {(d, i) for d, i in json.loads(said.get("problems", "[]"))}
+        policy = json.loads(said.get("policy", "null")) or {}
+        found = SteeringFile(vectors, Sampling(**policy), problems)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise PtsError(
+            f"{path} holds no steering vectors: give the .safetensors of "
+            "'pts export --format steering'"
+        ) from error
+    if not vectors:
+        raise PtsError(f"{path} holds no steering vectors")
+    return found
 
 
 def _numbers(text: str) -> list[float]:

@@ -14,12 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pts_core.estimates import (
-    Estimate,
-    alternatives_among,
-    difference_interval,
-    estimate,
-)
+from pts_core.estimates import Estimate, alternatives_among, estimate, score_interval
 from pts_core.search.conversation import Ask, Draw, Outcome, Search, Strategy, Task, draw, score
 from pts_core.search.screening import check_common_options, choose_traces, reason_to_skip
 from pts_core.types import PivotalToken, Rollout, TokenIds, Trace
@@ -93,7 +88,7 @@ def _search_trace(
             position=t,
             prob_before=before.prob,
             prob_after=after.prob,
-            interval=difference_interval(before, after, confidence),
+            interval=score_interval(after, before, confidence),
             rollouts=(before.rollouts, after.rollouts),
             token_prob=float(scores.probs[t]),
             alternatives=alternatives_among(

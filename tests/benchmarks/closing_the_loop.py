@@ -33,12 +33,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 from trl import DPOConfig
 
+from pts_core.cli.steer import read_vectors
 from pts_core.estimates import Estimate
 from pts_core.plugins import discover
 from pts_core.scheduler import Prompting, Scheduler
 from pts_core.search import Draw, Outcome, Task, draw
 from pts_core.search.conversation import Search
-from pts_core.steering import Arm, compare, read_vectors, success
+from pts_core.steering import Arm, compare, success
 from pts_core.types import Problem, Rollout, Sampling
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "pts_demo"))

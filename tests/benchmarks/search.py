@@ -15,13 +15,13 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import solvable
 
-from pts_core.estimates import Estimate, difference_interval, estimate
+from pts_core.estimates import Estimate, estimate, score_interval
 from pts_core.interfaces import Backend, Oracle
 from pts_core.plugins import discover
 from pts_core.scheduler import Found, Scheduler
@@ -68,7 +68,7 @@ def every_prefix(num_samples: int) -> Strategy:
                         position=t,
                         prob_before=before.prob,
                         prob_after=after.prob,
-                        interval=difference_interval(before, after, 0.95),
+                        interval=score_interval(after, before, 0.95),
                         rollouts=(before.rollouts, after.rollouts),
                         token_prob=0.0,
                     )
@@ -169,7 +169,7 @@ def measure(
     world: World, strategy: Strategy, seed: int = 1, fdr: float = 0.1
 ) -> dict[str, Counter[str]]:
     """Counts by kind of problem, from one run over all of them."""
-    sampling = Sampling(**{**world.sampling.as_dict(), "seed": seed})
+    sampling = replace(world.sampling, seed=seed)
     given = {i: [trace] for i, trace in world.traces.items()}
     scheduler = Scheduler(world.backend, world.oracle, strategy, sampling, given=given, fdr=fdr)
     counts: dict[str, Counter[str]] = {p.task_type: Counter() for p in world.problems}
