@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import Pts
 from exported import LOWERS, NOT_APART, RAISES, RECORDS, alternative, record
-from test_cli import one_line, read, write
+from test_cli import SOLVABLE, one_line, read, write
 
 # What data sets of this kind carried before ours.
 OLD_FIELDS = (
@@ -151,3 +151,23 @@ def test_an_exporter_of_a_third_party(export, install, tmp_path: Path):
     assert "no option for --balance" in one_line(done, 2)
     done = export(RECORDS, "--format", "number", "--overwrite", PYTHONPATH=folder)
     assert "must return an ExportReport" in one_line(done, 1)
+
+
+def test_missing_alternatives_are_measured_with_any_backend(pts: Pts, install, tmp_path: Path):
+    plugin = (Path(__file__).parent / "solvable_plugin.py").read_text()
+    env = {"PYTHONPATH": install("solvable", plugin)}
+    write(tmp_path / "problems.jsonl", [{"question": "problem", "answer": "4"}])
+    done = pts("run", *SOLVABLE, "--output-path", "found.jsonl", **env)
+    assert done.returncode == 0, done.stderr
+    bare = [{**found, "alternatives": []} for found in read(tmp_path / "found.jsonl")]
+    assert bare
+    write(tmp_path / "tokens.jsonl", bare)
+    files = ("--input-path", "tokens.jsonl", "--format", "dpo", "--output-path", "pairs.jsonl")
+    done = pts("export", *files, *SOLVABLE, **env)
+    assert done.returncode == 0, done.stderr
+    for pair in read(tmp_path / "pairs.jsonl"):
+        assert (pair["chosen_ids"], pair["rejected_ids"]) == ([1], [2])
+        assert pair["prob_chosen"] > 0.7
+        assert pair["prob_rejected"] < 0.3
+    done = pts("export", *files, *SOLVABLE, "--overwrite", "--backend.dies-after", "3", **env)
+    assert "the server went away" in one_line(done, 1)

@@ -45,6 +45,8 @@ def export(
     oracle: Annotated[str, Parameter(name="--oracle", group=MISSING)] = "auto",
     oracle_options: Annotated[Options, Parameter(name="--oracle", group=MISSING)] = None,
     num_samples: Annotated[int, Parameter(group=MISSING, validator=Number(gte=1))] = 50,
+    backend: Annotated[str, Parameter(name="--backend", group=MISSING)] = "transformers",
+    backend_options: Annotated[Options, Parameter(name="--backend", group=MISSING)] = None,
     model: Annotated[str | None, Parameter(group=VECTORS)] = None,
     layer_nums: Annotated[str | None, Parameter(group=VECTORS)] = None,
     steering_format: Annotated[
@@ -84,6 +86,8 @@ def export(
         What judges, as for `pts run`; --oracle.NAME sets an option of it.
     num_samples
         Rollouts of each alternative that is measured.
+    backend
+        What generates, as for `pts run`; --backend.NAME sets an option of it.
     model
         A Hub id, a folder, or demo: the model of the records. For dpo it measures alternatives
         to tokens that have none in the records.
@@ -120,7 +124,12 @@ def export(
     if model and dataset:
         judge = build_oracle(registry, oracle, oracle_options)
         problems = build_dataset(registry, dataset, dataset_options, {})
-        records = _measure(registry, model, problems, judge, records, num_samples)
+        generator: Backend = build(
+            registry.find("backend", backend),
+            backend_options,
+            subject=model_source(registry, model),
+        )
+        records = _measure(generator, judge, problems, records, num_samples)
     report = _write(exporter, records, output_path)
     for note in report.notes:
         print(note)
@@ -142,16 +151,8 @@ def _tokenizer(
 
 
 def _measure(
-    registry: Registry,
-    model: str,
-    problems: Dataset,
-    judge: Oracle,
-    records: list[Record],
-    rollouts: int,
+    backend: Backend, judge: Oracle, problems: Dataset, records: list[Record], rollouts: int
 ) -> list[Record]:
-    backend: Backend = build(
-        registry.find("backend", "transformers"), subject=model_source(registry, model)
-    )
     measured, passed_over = measure_counterparts(
         backend, judge, problems, records, rollouts=rollouts, confidence=CONFIDENCE
     )
