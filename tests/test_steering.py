@@ -11,6 +11,7 @@ import datasets
 import gguf
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import Pts
 from pts_steering.activations import Differences
@@ -270,7 +271,9 @@ def test_pts_steer_prints_every_arm_on_unseen_problems(pts: Pts, tmp_path: Path)
     ("arguments", "code", "message"),
     [
         (("--input-path", "missing.safetensors"), 2, "missing.safetensors"),
+        (("--input-path", "."), 2, "cannot read .: Is a directory"),
         (("--input-path", "rows.jsonl"), 1, "holds no steering vectors"),
+        (("--input-path", "eighths.safetensors"), 1, "holds no steering vectors"),
         (("--input-path", "wide.safetensors"), 2, "is it of another model?"),
         (("--input-path", "deep.safetensors"), 2, "no layer 9: the model has 0 to 2"),
         (("--strengths", "much"), 2, "--strengths"),
@@ -281,6 +284,8 @@ def test_pts_steer_gets_bad_input_in_one_line(pts: Pts, tmp_path: Path, argument
 
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
     save_file({"layer.1": np.zeros(5, np.float32)}, tmp_path / "wide.safetensors")
+    eighths = {"layer.1": torch.zeros(96).to(torch.float8_e4m3fn)}
+    safetensors.torch.save_file(eighths, tmp_path / "eighths.safetensors")
     save_file({"layer.9": np.zeros(96, np.float32)}, tmp_path / "deep.safetensors")
     save_file({"layer.1": np.zeros(96, np.float32)}, tmp_path / "good.safetensors")
     given = {"--input-path": "good.safetensors", **dict([arguments])}

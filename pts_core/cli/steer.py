@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
@@ -158,16 +159,20 @@ def read_vectors(path: Path) -> SteeringFile:
     from safetensors import SafetensorError, safe_open
 
     try:
+        path.open("rb").close()  # says better why it can't be
         with safe_open(path, framework="numpy") as file:
             said = file.metadata() or {}
             layers = {name: int(name.removeprefix("layer.")) for name in file.keys()}  # noqa: SIM118
-            vectors = {layer: file.get_tensor(name) for name, layer in layers.items()}
+            vectors = {
+                layer: np.asarray(file.get_tensor(name), np.float32).reshape(-1)
+                for name, layer in layers.items()
+            }
         problems = {(d, i) for d, i in json.loads(said.get("problems", "[]"))}
         policy = json.loads(said.get("policy", "null")) or {}
         found = SteeringFile(vectors, Sampling(**policy), problems)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PtsError(
             f"{path} holds no steering vectors: give the .safetensors of "
             "'pts export --format steering'"
