@@ -75,6 +75,16 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gemma3": lambda: transformers.Gemma3TextConfig(**LLAMA_LIKE, head_dim=8, sliding_window=6),
     "phi": lambda: transformers.PhiConfig(**SIZES, intermediate_size=64, partial_rotary_factor=0.5),
     "gpt2": lambda: transformers.GPT2Config(**SIZES),
+    "gpt-neo": lambda: transformers.GPTNeoConfig(  # looks at the number of keys
+        **{k: v for k, v in SIZES.items() if k != "num_hidden_layers"},
+        **{"attention_types": [[["global", "local"], 1]], "window_size": 6, "num_layers": 2},
+    ),
+    "gemma4-shared-keys": lambda: transformers.Gemma4TextConfig(
+        **{**LLAMA_LIKE, "num_hidden_layers": 4, "num_kv_shared_layers": 2},
+        **{"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 6},
+        **{"head_dim": 8, "global_head_dim": 8},
+        **{"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8},
+    ),
     "qwen3-next": lambda: transformers.Qwen3NextConfig(
         **LLAMA_LIKE, **HYBRID, layer_types=["linear_attention", "full_attention"]
     ),

@@ -225,13 +225,19 @@ def one_seed(seed: int, count: int, folder: Path) -> tuple[dict[str, Estimate], 
     return rates, list(arms)
 
 
-def print_rates(title: str, seeds: dict[str, list[Estimate]]) -> None:
-    table = Table("held-out success", "mean", "95% interval", "by seed", title=title)
+def print_rates(title: str, seeds: dict[str, list[Estimate]], against: str) -> None:
+    """Means over the seeds, and the difference from one row: pairs of the same seed, with the
+    standard error over seeds (that of the rollouts alone says nothing of other trainings)."""
+    table = Table("held-out success", "mean", "by seed", f"less {against}, points", title=title)
+    base = np.array([e.prob for e in seeds[against]])
     for name, estimates in seeds.items():
-        pooled = sum(estimates[1:], estimates[0])
-        low, high = pooled.interval(0.95)
-        by_seed = " ".join(f"{e.prob:.3f}" for e in estimates)
-        table.add_row(name, f"{pooled.prob:.3f}", f"{low:.3f} … {high:.3f}", by_seed)
+        rates = np.array([e.prob for e in estimates])
+        by_seed = " ".join(f"{r:.3f}" for r in rates)
+        difference = f"{100 * (rates - base).mean():+.1f}"
+        if len(rates) > 1:
+            error = np.std(rates - base, ddof=1) / np.sqrt(len(rates))
+            difference += f" ± {100 * error:.1f}"
+        table.add_row(name, f"{rates.mean():.3f}", by_seed, difference)
     Console(width=100).print(table)
 
 
@@ -254,8 +260,8 @@ def main() -> None:
             rates.setdefault(name, []).append(estimate)
         for arm in arms:
             steering.setdefault(f"{arm.name} {arm.strength:g}", []).append(arm.success)
-        print_rates(f"trained, {seed + 1} seeds", rates)
-        print_rates(f"steered, {seed + 1} seeds", steering)
+        print_rates(f"trained, {seed + 1} seeds", rates, "(a) whole answers")
+        print_rates(f"steered, {seed + 1} seeds", steering, "none 0")
 
 
 if __name__ == "__main__":
