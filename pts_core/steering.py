@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -55,19 +54,16 @@ def compare(
     All arms use the same random numbers, so that differences between them are due to the vectors.
     """
 
-    rate = partial(
-        success,
-        backend,
-        oracle,
-        problems,
-        rollouts=rollouts,
-        sampling=sampling,
-        prompting=prompting,
-    )
-
     def measured(steering: Vectors) -> Estimate:
         with backend.steered(steering):
-            return rate()
+            return success(
+                backend,
+                oracle,
+                problems,
+                rollouts=rollouts,
+                sampling=sampling,
+                prompting=prompting,
+            )
 
     yield Arm("none", 0.0, measured({}))
     for strength in strengths:

@@ -11,7 +11,13 @@ from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
 from pts_core.cli.options import build
-from pts_core.cli.resolve import Options, build_dataset, build_oracle, model_source
+from pts_core.cli.resolve import (
+    Options,
+    build_backend,
+    build_dataset,
+    build_oracle,
+    model_source,
+)
 from pts_core.counterparts import measure_counterparts
 from pts_core.errors import PtsError, UsageError
 from pts_core.interfaces import Backend, Dataset, Exporter, Oracle
@@ -124,11 +130,8 @@ def export(
     if model and dataset:
         judge = build_oracle(registry, oracle, oracle_options)
         problems = build_dataset(registry, dataset, dataset_options, {})
-        generator: Backend = build(
-            registry.find("backend", backend),
-            backend_options,
-            subject=model_source(registry, model),
-        )
+        offered = registry.find("backend", backend)
+        generator = build_backend(registry, offered, backend_options, model)
         records = _measure(generator, judge, problems, records, num_samples)
     report = _write(exporter, records, output_path)
     for note in report.notes:

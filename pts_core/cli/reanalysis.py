@@ -10,7 +10,7 @@ from typing import Any
 
 from pts_core.cli.options import build
 from pts_core.cli.progress import Display
-from pts_core.cli.resolve import CHAT, SEARCH_FLAGS, build_oracle, explained, model_source
+from pts_core.cli.resolve import CHAT, SEARCH_FLAGS, build_backend, build_oracle, explained
 from pts_core.cli.session import Session, check_summary_path, conduct, interruptible
 from pts_core.errors import UsageError
 from pts_core.interfaces import Backend
@@ -90,13 +90,7 @@ def _without_weights(registry: Registry, kept: Mapping[str, Any]) -> Backend:
     shorthands = {"dtype": kept["dtype"]}
     if "weights" in inspect.signature(offer.factory).parameters:
         shorthands["weights"] = "false"
-    backend: Backend = build(
-        offer,
-        kept["backend_options"],
-        subject=model_source(registry, kept["model"]),
-        shorthands=shorthands,
-    )
-    return backend
+    return build_backend(registry, offer, kept["backend_options"], kept["model"], shorthands)
 
 
 def _refuse_fixed(folder: Path, given: Mapping[str, Any]) -> None:

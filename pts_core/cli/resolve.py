@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from pts_core.cli.options import build
 from pts_core.errors import ProblemError, UsageError
-from pts_core.interfaces import Dataset, Explainer, Oracle
+from pts_core.interfaces import Backend, Dataset, Explainer, Oracle
 from pts_core.plugins import Offer, Registry, is_file_location, load_object
 from pts_core.types import Problem
 from pts_core.verdicts import asking
@@ -74,6 +74,19 @@ def model_source(registry: Registry, model: str) -> str:
     if model in registry.names("model"):
         return str(registry.find("model", model).factory())
     return model
+
+
+def build_backend(
+    registry: Registry,
+    offer: Offer,
+    options: Options,
+    model: str,
+    shorthands: Mapping[str, str | None] | None = None,
+) -> Backend:
+    """The backend on the model that `--model` means."""
+    subject = model_source(registry, model)
+    backend: Backend = build(offer, options, subject=subject, shorthands=shorthands)
+    return backend
 
 
 def explained(

@@ -23,10 +23,10 @@ from pts_core.cli.resolve import (
     CHAT,
     SEARCH_FLAGS,
     Options,
+    build_backend,
     build_dataset,
     build_oracle,
     explained,
-    model_source,
 )
 from pts_core.cli.session import Session, check_summary_path, conduct, interruptible
 from pts_core.errors import PtsError, UsageError
@@ -230,12 +230,8 @@ def run(
             },
             max_problems if traces_path is None and not shuffle else None,
         )
-        loaded: Backend = build(
-            backend_offer,
-            backend_options,
-            subject=model_source(registry, model),
-            shorthands={"device": device, "dtype": dtype},
-        )
+        placed = {"device": device, "dtype": dtype}
+        loaded = build_backend(registry, backend_offer, backend_options, model, placed)
         ends_early = isinstance(judge, EarlyDecider)
         journal.identify(getattr(loaded, "fingerprint", None), ends_early=ends_early)
         _check_context(loaded, sampling)

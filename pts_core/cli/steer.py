@@ -14,10 +14,9 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
-from pts_core.cli.options import build
-from pts_core.cli.resolve import CHAT, Options, build_dataset, build_oracle, model_source
+from pts_core.cli.resolve import CHAT, Options, build_backend, build_dataset, build_oracle
 from pts_core.errors import PtsError, UsageError
-from pts_core.interfaces import Backend, Steerable
+from pts_core.interfaces import Steerable
 from pts_core.plugins import discover
 from pts_core.scheduler import Prompting
 from pts_core.steering import Arm, Vectors, compare
@@ -114,12 +113,8 @@ def steer(
     problems = list(islice(unseen, max_problems))
     if not problems:
         raise PtsError(f"dataset {dataset} has no problem that the vector was not made from")
-    loaded: Backend = build(
-        registry.find("backend", backend),
-        backend_options,
-        subject=model_source(registry, model),
-        shorthands={"device": device, "dtype": dtype},
-    )
+    offer, placed = registry.find("backend", backend), {"device": device, "dtype": dtype}
+    loaded = build_backend(registry, offer, backend_options, model, placed)
     if not isinstance(loaded, Steerable):
         raise UsageError(f"backend {backend!r} can't steer: use --backend transformers")
     prompting = Prompting(prompt_template, system_prompt, CHAT[chat])
