@@ -309,9 +309,16 @@ def test_several_configurations_must_be_chosen_from(hub_folder: Path):
     assert len(hub(str(hub_folder), config="hard")) == 3
 
 
-def test_a_bad_row_of_a_hub_dataset(hub_folder: Path):
-    (hub_folder / "test.jsonl").write_text(ROW + '{"question": "x", "answer": null}\n')
-    with pytest.raises(PtsError, match=r"row 1 \(the first is 0\): column \"answer\" is missing"):
+def test_a_bad_row_of_a_hub_dataset_is_left_out(hub_folder: Path):
+    bad = '{"question": "x", "answer": null}\n'
+    (hub_folder / "test.jsonl").write_text(ROW + bad + ROW + bad)
+    dataset = hub(str(hub_folder))
+    assert [problem.id for problem in dataset] == ["0", "2"]
+    assert len(dataset) == 2
+    assert "2 of 4 rows left out, as dataset" in dataset.note
+    assert 'row 1 (the first is 0): column "answer" is missing or empty' in dataset.note
+    (hub_folder / "test.jsonl").write_text(bad + bad)
+    with pytest.raises(PtsError, match=r"row 0 \(the first is 0\): column \"answer\" is missing"):
         hub(str(hub_folder))
 
 

@@ -104,6 +104,9 @@ def test_bad_records_get_one_line_and_no_file(export, tmp_path: Path, records, m
         (("--template", "conversational"), 2, "give --tokenizer"),
         (("--tokenizer", "demo"), 1, "doesn't fit the records of toy: token 12 is"),
         (("--format", "steering"), 2, "needs the model of the records: --model"),
+        (("--oracle", "math"), 2, "--oracle is for measuring alternatives"),
+        (("--backend.dtype", "bfloat16"), 2, "--backend.NAME is for measuring alternatives"),
+        (("--num-samples", "9"), 2, "--num-samples is for measuring alternatives"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

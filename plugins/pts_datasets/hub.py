@@ -30,7 +30,7 @@ def load(
     """The problems of one split, or the first `max_problems` of them.
 
     Raises UsageError for a source that can be none, a configuration, split or column that is not
-    there or must be chosen, and PtsError where the dataset can't be had or a row is no problem.
+    there or must be chosen, and PtsError where the dataset can't be had or no row is a problem.
     """
     folder = Path(source).expanduser()
     if folder.is_file():
@@ -54,6 +54,7 @@ def load(
         query_key=query_key,
         answer_key=answer_key,
         known=entry,
+        cannot_mend=True,
     )
     if entry.config is not None:
         problems.note += f"; configuration {config}"

@@ -26,8 +26,9 @@ class Problems:
 
     A problem's task type says how it is judged ("math", "code", "choice", "yes-no") where `known`
     or the columns tell, and is the dataset's own word where they don't. `source` names the dataset
-    in messages, `places` each row ("line 3"). Raises UsageError where the columns don't fit and
-    PtsError for a dataset with no rows or with a row that is no problem.
+    in messages, `places` each row ("line 3"). Rows that are no problems are left out and counted in
+    `note` if their user `cannot_mend` them. Raises UsageError where the columns don't fit and
+    PtsError for a dataset with no rows, with such a row, or of nothing else.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Problems:
         query_key: str | None = None,
         answer_key: str | None = None,
         known: Known = UNKNOWN,
+        cannot_mend: bool = False,
     ) -> None:
         if not len(rows):
             raise PtsError(f"{source} has no problems in it; each row is to be one")
@@ -53,15 +55,28 @@ class Problems:
         self._task_type = next(iter(find_columns(others, TASK_TYPES)), None)
         self._metadata = [c for c in others if c not in (self._id, self._task_type)]
         self._known, self._kind = known, known.task_type or kind_of(columns)
-        for _ in self:
-            pass
+        self._left_out = dict(self._faults())
+        if self._left_out:
+            first = next(iter(self._left_out.values()))
+            if not cannot_mend or len(self._left_out) == len(rows):
+                raise first
+            self.note += f"; {len(self._left_out)} of {len(rows)} rows left out, as {first}"
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) - len(self._left_out)
 
     def __iter__(self) -> Iterator[Problem]:
         for index, row in enumerate(self._rows):
-            yield self._problem(index, row)
+            if index not in self._left_out:
+                yield self._problem(index, row)
+
+    def _faults(self) -> Iterator[tuple[int, PtsError]]:
+        """The rows that are no problems, and why."""
+        for index, row in enumerate(self._rows):
+            try:
+                self._problem(index, row)
+            except PtsError as error:
+                yield index, error
 
     def _problem(self, index: int, row: Mapping[str, Any]) -> Problem:
         named = row.get(self._task_type) if self._task_type else None

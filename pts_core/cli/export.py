@@ -48,10 +48,10 @@ def export(
     tokenizer: Annotated[str | None, Parameter(group=PAIRS)] = None,
     dataset: Annotated[str | None, Parameter(name="--dataset", group=MISSING)] = None,
     dataset_options: Annotated[Options, Parameter(name="--dataset", group=MISSING)] = None,
-    oracle: Annotated[str, Parameter(name="--oracle", group=MISSING)] = "auto",
+    oracle: Annotated[str | None, Parameter(name="--oracle", group=MISSING)] = None,
     oracle_options: Annotated[Options, Parameter(name="--oracle", group=MISSING)] = None,
-    num_samples: Annotated[int, Parameter(group=MISSING, validator=Number(gte=1))] = 50,
-    backend: Annotated[str, Parameter(name="--backend", group=MISSING)] = "transformers",
+    num_samples: Annotated[int | None, Parameter(group=MISSING, validator=Number(gte=1))] = None,
+    backend: Annotated[str | None, Parameter(name="--backend", group=MISSING)] = None,
     backend_options: Annotated[Options, Parameter(name="--backend", group=MISSING)] = None,
     model: Annotated[str | None, Parameter(group=VECTORS)] = None,
     layer_nums: Annotated[str | None, Parameter(group=VECTORS)] = None,
@@ -89,11 +89,11 @@ def export(
     dataset
         The problems of the records, as for `pts run`; --dataset.NAME sets an option of it.
     oracle
-        What judges, as for `pts run`; --oracle.NAME sets an option of it.
+        What judges, as for `pts run` [auto]; --oracle.NAME sets an option of it.
     num_samples
-        Rollouts of each alternative that is measured.
+        Rollouts of each alternative that is measured [50].
     backend
-        What generates, as for `pts run`; --backend.NAME sets an option of it.
+        What generates, as for `pts run` [transformers]; --backend.NAME sets an option of it.
     model
         A Hub id, a folder, or demo: the model of the records. For dpo it measures alternatives
         to tokens that have none in the records.
@@ -107,8 +107,14 @@ def export(
     records = read_records(input_path)
     takes_model = "model" in inspect.signature(offer.factory).parameters
     if model is None or takes_model:
-        if dataset is not None:
-            raise UsageError("--dataset is for measuring alternatives: --format dpo with --model")
+        measuring = {
+            **{"--dataset": dataset, "--oracle": oracle, "--backend": backend},
+            **{"--dataset.NAME": dataset_options, "--oracle.NAME": oracle_options},
+            **{"--backend.NAME": backend_options, "--num-samples": num_samples},
+        }
+        for flag, given in measuring.items():
+            if given is not None:
+                raise UsageError(f"{flag} is for measuring alternatives: --format dpo with --model")
     elif dataset is None:
         raise UsageError("--model measures alternatives, which needs the problems: --dataset")
     exporter: Exporter = build(
@@ -128,11 +134,11 @@ def export(
     )
     _check_output(output_path, overwrite=overwrite)
     if model and dataset:
-        judge = build_oracle(registry, oracle, oracle_options)
+        judge = build_oracle(registry, oracle or "auto", oracle_options)
         problems = build_dataset(registry, dataset, dataset_options, {})
-        offered = registry.find("backend", backend)
+        offered = registry.find("backend", backend or "transformers")
         generator = build_backend(registry, offered, backend_options, model)
-        records = _measure(generator, judge, problems, records, num_samples)
+        records = _measure(generator, judge, problems, records, num_samples or 50)
     report = _write(exporter, records, output_path)
     for note in report.notes:
         print(note)
