@@ -91,6 +91,13 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen3.5": lambda: transformers.Qwen3_5TextConfig(
         **LLAMA_LIKE, **HYBRID, layer_types=["linear_attention", "full_attention"]
     ),
+    "deepseek-v3.2": lambda: transformers.DeepseekV32Config(
+        **{**LLAMA_LIKE, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16},
+        **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "index_head_dim": 16},
+        **{"index_topk": 8, "index_n_heads": 64},  # with few heads, keys tie for the last place
+        **{"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        **{"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+    ),
 }
 POLICIES = {
     "whole": Sampling(temperature=0.9, horizon=14, seed=11),
