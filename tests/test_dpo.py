@@ -10,7 +10,7 @@ from conftest import Pts
 from datasets import load_dataset
 from exported import LOWERS, NOT_APART, RAISES, alternative, record
 from pts_dpo.texts import Texts
-from pts_dpo.trl import TokenDPOTrainer
+from pts_dpo.trl import TokenDPOTrainer, with_prefixes
 from test_cli import one_line, read, write
 from test_export import OLD_FIELDS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -260,6 +260,41 @@ def test_training_moves_the_model_from_the_rejected_to_the_chosen_token(pairs, t
     ours.train()
     assert math.isfinite(before)
     assert margin() > before + 1
+
+
+def test_prefixes_on_both_sides_cancel_in_the_loss_of_dpo_and_count_in_that_of_sft(
+    pairs, tmp_path: Path
+):
+    def loss(rows, *types: str) -> float:
+        ours = trainer(TokenDPOTrainer, rows, tmp_path / "out", bf16=False, loss_type=[*types])
+        [batch] = ours.get_train_dataloader()
+        with torch.no_grad():  # away from the reference model, where every pair's loss is ln 2
+            ours.model.get_output_embeddings().weight[SIX] *= 1.5
+            return float(ours.compute_loss(ours.model, batch))
+
+    def per_token(rows) -> float:
+        """The mean of -log p over the chosen sides, a token at a time."""
+        model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+        losses = []
+        with torch.no_grad():
+            model.get_output_embeddings().weight[SIX] *= 1.5
+            for row in rows:
+                sequence = torch.tensor([row["prompt_ids"] + row["chosen_ids"]])
+                logps = model(sequence).logits[0, :-1].log_softmax(-1)
+                own = logps.gather(1, sequence[0, 1:, None])[:, 0]
+                losses += own[len(row["prompt_ids"]) - 1 :].neg().tolist()
+        return sum(losses) / len(losses)
+
+    moved = with_prefixes(pairs)
+    assert moved["prompt_ids"] == [PROMPT] * 2
+    assert (*ANSWER, FIVE) in map(tuple, moved["chosen_ids"])
+    assert loss(pairs, "sigmoid") != pytest.approx(math.log(2), abs=1e-3)
+    assert loss(moved, "sigmoid") == pytest.approx(loss(pairs, "sigmoid"), abs=1e-5)
+    for rows in (pairs, moved):
+        assert loss(rows, "sft") == pytest.approx(per_token(rows), abs=1e-4)
+    bare = pairs.map(lambda row: {"metadata": {**row["metadata"], "prompt_length": None}})
+    with pytest.raises(ValueError, match="no prompt_length"):
+        with_prefixes(bare)
 
 
 def test_what_would_cut_the_token_off_is_refused(pairs, tmp_path: Path):

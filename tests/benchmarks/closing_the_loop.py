@@ -7,7 +7,8 @@ TRL, and its success rate measured on problems that were drawn apart. Against it
 pairs and as many tokens through the model in training: (a) whole right and wrong answers to the
 same problems, and (b) a random token of such an answer against another token drawn there. Every
 method may choose its beta, and to stop at half of the tokens, on validation problems of their own.
-Then the steering vector of the same tokens is measured. A seed takes an hour of one core.
+With `--sft 4` each has an SFT term of that weight too, pivotal tokens with their prefixes. Then
+the steering vector of the same tokens is measured. A seed takes an hour of one core.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from pts_dpo.trl import TokenDPOTrainer
+from pts_dpo.trl import TokenDPOTrainer, with_prefixes
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -162,13 +163,15 @@ def size(pairs: Pairs) -> float:
     )
 
 
-def train(pairs: Pairs, beta: float, steps: int, seed: int, folder: Path) -> str:
+def train(pairs: Pairs, beta: float, steps: int, seed: int, folder: Path, sft: float) -> str:
     """The folder of the demo model trained on pairs of token ids."""
+    weights = {"sigmoid": 1.0, "sft": sft} if sft else {"sigmoid": 1.0}
     trainer = TokenDPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
         args=DPOConfig(
             str(folder / "training"),
-            **{"max_length": None, "beta": beta, "learning_rate": LEARNING_RATE},
+            **{"loss_type": list(weights), "loss_weights": list(weights.values()), "beta": beta},
+            **{"max_length": None, "learning_rate": LEARNING_RATE},
             **{"max_steps": steps, "per_device_train_batch_size": BATCH, "seed": seed},
             **{"save_strategy": "no", "logging_strategy": "no", "report_to": []},
             **{"use_cpu": True, "bf16": False, "activation_checkpointing": False},
@@ -189,7 +192,9 @@ def rate(model: str, problems: Sequence[Problem], seed: int) -> Estimate:
     return success(backend, ORACLE, problems, rollouts=ROLLOUTS, sampling=Sampling(seed=seed))
 
 
-def one_seed(seed: int, count: int, folder: Path) -> tuple[dict[str, Estimate], list[Arm]]:
+def one_seed(
+    seed: int, count: int, folder: Path, sft: float
+) -> tuple[dict[str, Estimate], list[Arm]]:
     """Held-out success by method, and the arms of steering."""
     searched, validation, held_out = draw_problems(seed, count)
     pairs, generated = search(searched, seed, folder)
@@ -199,7 +204,7 @@ def one_seed(seed: int, count: int, folder: Path) -> tuple[dict[str, Estimate], 
     print(f"seed {seed}: {len(pairs)} pairs from {generated:,} tokens; answers {spent:,} tokens")
     rng = np.random.default_rng(seed)
     methods = {
-        "pivotal tokens": pairs,
+        "pivotal tokens": list(with_prefixes(Dataset.from_list(pairs))) if sft else pairs,
         "(a) whole answers": whole_answers(backend, searched, said, len(pairs)),
         "(b) random tokens": random_tokens(backend, searched, said, len(pairs), rng),
     }
@@ -207,7 +212,7 @@ def one_seed(seed: int, count: int, folder: Path) -> tuple[dict[str, Estimate], 
     for name, rows in methods.items():
         ratio = size(methods["(a) whole answers"]) / size(rows)
         settings = [(beta, round(steps * ratio)) for beta in BETAS for steps in STEPS]
-        trained = {setting: train(rows, *setting, seed, folder) for setting in settings}
+        trained = {setting: train(rows, *setting, seed, folder, sft) for setting in settings}
         tried = {setting: rate(m, validation, seed).prob for setting, m in trained.items()}
         best = max(settings, key=lambda setting: tried[setting])
         rates[name] = rate(trained[best], held_out, seed)
@@ -249,6 +254,7 @@ def main() -> None:
     # The settings above were chosen on the seeds 0 to 2.
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--problems", type=int, default=720, help="to search, a seed")
+    parser.add_argument("--sft", type=float, default=0, help="weight of the SFT term")
     parser.add_argument("--output-dir", type=Path)
     given = parser.parse_args()
     logging.set_verbosity_error()
@@ -259,7 +265,7 @@ def main() -> None:
     for done, seed in enumerate(given.seeds, start=1):
         folder = (given.output_dir or Path(tempfile.mkdtemp())) / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        found, arms = one_seed(seed, given.problems, folder)
+        found, arms = one_seed(seed, given.problems, folder, given.sft)
         for name, estimate in found.items():
             rates.setdefault(name, []).append(estimate)
         for arm in arms:
